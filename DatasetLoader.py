@@ -1,0 +1,191 @@
+"""The public face of loading: from lists of files to batches of crops, for training and for evaluation.
+Entry points: train_loader(train_list, args, world_size, rank) and eval_loader(paths, eval_frames, num_eval, workers).
+"""
+
+import os
+from fractions import Fraction
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from audio.augment import Augmenter, read_crop
+from audio.crops import crop_samples, eval_crops, eval_starts
+from audio.io import AudioFile, read_audio
+from audio.lists import TrainList
+from audio.samplers import EpochSampler
+from engine.args import add_bool
+
+
+def add_arguments(parser):
+    """Add the flags of training data and augmentation, the same for every trainer."""
+    data = parser.add_argument_group("training data")
+    data.add_argument("--train_list", default="data/train_list.txt", help="lines `speaker path`")
+    data.add_argument("--train_path", default="data/voxceleb2", help="prefix of the paths in --train_list")
+    data.add_argument("--max_frames", type=int, default=200, help="training crop in frames of 10 ms")
+    data.add_argument(
+        "--crop_seconds", type=float, default=0.0, help="training crop in seconds, overrides --max_frames"
+    )
+    data.add_argument(
+        "--batch_size", type=int, default=200, help="speakers per batch and process; batch_size x nPerSpeaker crops"
+    )
+    data.add_argument("--nPerSpeaker", type=int, default=1, help="utterances of each speaker in a batch")
+    data.add_argument("--max_seg_per_spk", type=int, default=500, help="utterances of a speaker used per epoch")
+    data.add_argument(
+        "--sampler",
+        choices=("speakers", "shuffle"),
+        default="speakers",
+        help="speakers: none twice in a batch; shuffle: any",
+    )
+    add_bool(data, "--keep_last", help="keep the incomplete last batch of --sampler shuffle")
+    data.add_argument("--nDataLoaderThread", type=int, default=default_workers(), help="loader processes per process")
+    data.add_argument(
+        "--check_files", type=int, default=1000, help="headers read per list before the work starts (0: all)"
+    )
+    augment = parser.add_argument_group("augmentation")
+    add_bool(augment, "--augment", help="add a room, music, babble or noise to training crops")
+    augment.add_argument(
+        "--augment_prob", type=float, default=0.8, help="share of crops augmented, the four kinds alike"
+    )
+    augment.add_argument("--musan_path", default="data/musan_split", help="folder of {noise,music,speech}/*/*/*.wav")
+    augment.add_argument(
+        "--rir_path", default="data/RIRS_NOISES/simulated_rirs", help="folder of room responses */*/*.wav"
+    )
+    augment.add_argument(
+        "--speed_perturb", default="", help="speed factors, e.g. 0.9,1.1, drawn as often as 1 (empty: off)"
+    )
+    augment.add_argument(
+        "--speed_labels",
+        choices=("new", "keep"),
+        default="new",
+        help="new: a speaker at another speed is another class",
+    )
+    add_bool(augment, "--spec_augment", help="mask bands and frames of the normalised features")
+    augment.add_argument("--time_masks", type=int, default=1, help="time masks per crop")
+    augment.add_argument("--time_mask_frames", type=int, default=10, help="widest time mask in frames of 10 ms")
+    augment.add_argument("--freq_masks", type=int, default=1, help="frequency masks per crop")
+    augment.add_argument("--freq_mask_bands", type=int, default=8, help="widest frequency mask in bands")
+    augment.add_argument("--spec_augment_prob", type=float, default=0.6, help="share of crops masked")
+
+
+class TrainDataset(Dataset):
+    """Crops by item (epoch, utterance indices, speed indices): float32 (nPerSpeaker, samples) in [-1, 1]; the class.
+
+    Every random draw is keyed on (seed, epoch, utterance), so that a crop depends on no worker, rank or earlier item.
+    """
+
+    def __init__(
+        self, utterances: TrainList, length: int, seed: int, n_classes: int, speeds, speed_classes, augmenter=None
+    ):
+        self.utterances, self.length, self.seed = utterances, length, seed
+        self.n_classes, self.speeds, self.speed_classes, self.augmenter = n_classes, speeds, speed_classes, augmenter
+
+    def __getitem__(self, item):
+        epoch, indices, speeds = item
+        crops = [self._crop(epoch, int(i), int(s)) for i, s in zip(indices, speeds)]
+        label = int(self.utterances.labels[indices[0]])
+        if self.speed_classes:
+            label += int(speeds[0]) * self.n_classes
+        return torch.from_numpy(np.stack(crops)), label
+
+    def _crop(self, epoch, index, speed):
+        draw = np.random.default_rng([self.seed, epoch, index])
+        wave = read_crop(self.utterances.path(index), self.length, draw.random(), self.speeds[speed])
+        return wave if self.augmenter is None else self.augmenter(wave, draw)
+
+
+def parse_speeds(text: str) -> list[Fraction]:
+    """Read --speed_perturb, e.g. "0.9,1.1"; the factor 1 always stands first.
+
+    Raises:
+        ValueError: no numbers, repeated, or outside 0.5 to 2.
+    """
+    try:
+        factors = [Fraction(part.strip()) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise ValueError(f"--speed_perturb {text}: write factors separated by commas, e.g. 0.9,1.1") from None
+    if any(not Fraction(1, 2) <= f <= 2 or f == 1 for f in factors) or len(set(factors)) < len(factors):
+        raise ValueError(
+            f"--speed_perturb {text}: different factors from 0.5 to 2 other than 1 (1 is always drawn too)"
+        )
+    return [Fraction(1), *factors]
+
+
+def head_classes(args) -> int:
+    """Return the classes of the head: nClasses, times the number of speeds where these count as new speakers."""
+    return args.nClasses * (len(parse_speeds(args.speed_perturb)) if args.speed_labels == "new" else 1)
+
+
+def train_loader(utterances: TrainList, args, world_size: int = 1, rank: int = 0) -> DataLoader:
+    """Return the loader of one rank; its batches are (wave (speakers, nPerSpeaker, samples), labels (speakers,)).
+
+    Raises:
+        ValueError: no batch can be filled, or --augment without noise or room files.
+    """
+    speeds = parse_speeds(args.speed_perturb)
+    new = args.speed_labels == "new" and len(speeds) > 1
+    length = crop_samples(args.max_frames)
+    augmenter = None
+    if args.augment:
+        # the reference's floor of 1e-4 at its own amplitude, seen from [-1, 1]
+        augmenter = Augmenter(args.musan_path, args.rir_path, length, 1e-4 / args.wav_scale**2, args.augment_prob)
+    dataset = TrainDataset(utterances, length, args.seed, args.nClasses, speeds, new, augmenter)
+    sampler = EpochSampler(
+        utterances.labels, args.sampler, args.batch_size, args.nPerSpeaker, args.max_seg_per_spk, args.seed,
+        world_size, rank, len(speeds), new, args.keep_last,
+    )  # fmt: skip
+    return DataLoader(dataset, batch_sampler=sampler, **_workers(args.nDataLoaderThread))
+
+
+class EvalDataset(Dataset):
+    """Evaluation crops of file `index`: float32 (crops, samples) in [-1, 1]."""
+
+    def __init__(self, paths: list[str], eval_frames: int, num_eval: int):
+        self.paths, self.eval_frames, self.num_eval = paths, eval_frames, num_eval
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, index):
+        return torch.from_numpy(load_eval_crops(self.paths[index], self.eval_frames, self.num_eval))
+
+
+def load_eval_crops(path: str, eval_frames: int, num_eval: int) -> np.ndarray:
+    """Read the evenly spaced crops of a file, (num_eval, samples); eval_frames 0 gives the whole file, (1, samples)."""
+    if eval_frames == 0:
+        return eval_crops(read_audio(path), 0, 1)
+    length = crop_samples(eval_frames)
+    with AudioFile(path) as audio:
+        if audio.samples <= length * (num_eval + 1):
+            return eval_crops(audio.read(), eval_frames, num_eval)
+        # of a long file only the crops are read
+        starts = eval_starts(audio.samples, length, num_eval)
+        return np.stack([audio.read(int(start), length) for start in starts])
+
+
+def eval_loader(paths: list[str], eval_frames: int, num_eval: int, workers: int, batch_files: int = 1) -> DataLoader:
+    """Return a loader of the files' crops in order: (files, crops, samples), one file at a time for whole files."""
+    dataset = EvalDataset(paths, eval_frames, num_eval)
+    size = 1 if eval_frames == 0 else batch_files
+    return DataLoader(dataset, batch_size=size, shuffle=False, **_workers(min(workers, len(paths)), keep=False))
+
+
+def _workers(count, keep=True):
+    settings = {"num_workers": count, "pin_memory": torch.cuda.is_available(), "worker_init_fn": _start_worker}
+    if count:
+        settings.update(persistent_workers=keep, prefetch_factor=4)
+    return settings
+
+
+def _start_worker(_):
+    import signal
+
+    # A worker leaves signals to the process that trains, and never computes on more than its own core.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+def default_workers() -> int:
+    """Return the loader processes per process: 5 as in the original trainer, but no more than there are cores."""
+    return min(5, max(1, len(os.sched_getaffinity(0))))

@@ -1,0 +1,162 @@
+"""Time and memory of scoring trials and of the error rates, one thread, on random data of the stated sizes.
+Entry point: python benchmarks/scoring.py; every measurement runs in a process of its own, whose peak memory is stated.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def used() -> tuple[float, float]:
+    """Return wall-clock and processor seconds of this process so far."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return time.perf_counter(), usage.ru_utime + usage.ru_stime
+
+
+def peak_gigabytes() -> float:
+    """Return the peak resident memory of this process in GB (10^9 bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+def measure_trials(args, mode: str) -> dict:
+    """Score random trials of random unit-length embeddings."""
+    import numpy as np
+    import torch
+
+    from scoring.trials import score_trials
+
+    torch.set_num_threads(args.threads)
+    generator = torch.Generator().manual_seed(0)
+    embeddings = torch.randn(args.files * args.crops, args.dim, generator=generator)
+    embeddings /= embeddings.norm(dim=1, keepdim=True)
+    offsets = np.arange(args.files + 1) * args.crops
+    pairs = np.random.default_rng(0).integers(0, args.files, (args.trials, 2))
+    wall, cpu = used()
+    score_trials(embeddings, offsets, pairs, mode)
+    wall_end, cpu_end = used()
+    return {"wall": wall_end - wall, "cpu": cpu_end - cpu, "peak": peak_gigabytes()}
+
+
+def _random_scores(count: int, separation: float = 2.0):
+    import numpy as np
+
+    generator = np.random.default_rng(0)
+    labels = (generator.random(count) < 0.5).astype(np.int8)
+    scores = generator.standard_normal(count)
+    scores[labels == 1] += separation
+    return scores, labels
+
+
+def measure_rates(args, shared: bool) -> dict:
+    """Compute EER, minDCF and Cllr of random scores, from one sort or by three separate calls."""
+    from scoring.metrics import cllr, count_accepted, eer, eer_of, min_dcf, min_dcf_of
+
+    scores, labels = _random_scores(args.scores)
+    wall, cpu = used()
+    if shared:
+        counts = count_accepted(scores, labels)
+        eer_of(counts)
+        min_dcf_of(counts)
+    else:
+        eer(scores, labels)
+        min_dcf(scores, labels)
+    cllr(scores, labels)
+    wall_end, cpu_end = used()
+    return {"wall": wall_end - wall, "cpu": cpu_end - cpu, "peak": peak_gigabytes()}
+
+
+def measure_bootstrap(args) -> dict:
+    """Draw 1000 bootstrap replicates of EER over 1,251 speakers on 37,720 trials."""
+    import numpy as np
+
+    from scoring.intervals import bootstrap_interval
+
+    scores, labels = _random_scores(37_720, 4.0)
+    sides = np.random.default_rng(1).integers(0, 1_251, (len(scores), 2))
+    sides[labels == 1, 1] = sides[labels == 1, 0]
+    wall, cpu = used()
+    bootstrap_interval(scores, labels, sides)
+    wall_end, cpu_end = used()
+    return {"wall": wall_end - wall, "cpu": cpu_end - cpu, "peak": peak_gigabytes()}
+
+
+MEASUREMENTS = {
+    "trials, distance": lambda args: measure_trials(args, "distance"),
+    "trials, cosine": lambda args: measure_trials(args, "cosine"),
+    "EER + minDCF + Cllr, one sort": lambda args: measure_rates(args, True),
+    "EER + minDCF + Cllr, three calls": lambda args: measure_rates(args, False),
+    "bootstrap of 37,720 trials": measure_bootstrap,
+}
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trials", type=int, default=581_480, help="trials to score (default: %(default)s)")
+    parser.add_argument("--files", type=int, default=4_708, help="files they are drawn from (default: %(default)s)")
+    parser.add_argument("--crops", type=int, default=10, help="crops of a file (default: %(default)s)")
+    parser.add_argument("--dim", type=int, default=512, help="numbers in an embedding (default: %(default)s)")
+    parser.add_argument("--scores", type=int, default=10_000_000, help="scores to evaluate (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="processor threads (default: %(default)s)")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="runs, of which the median counts (default: %(default)s)"
+    )
+    parser.add_argument("--one", choices=MEASUREMENTS, help="run one measurement in this process and print it as JSON")
+    return parser
+
+
+def run(name: str, argv: list[str], threads: int) -> dict:
+    """Run one measurement in a new process with the given number of threads."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    command = [sys.executable, __file__, *argv, "--one", name]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{name}: {done.stderr.strip()}")
+    return json.loads(done.stdout)
+
+
+def cpu_name() -> str:
+    """Return the name of the processor as the system gives it."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def main(argv=None):
+    argv = sys.argv[1:] if argv is None else argv
+    args = arguments().parse_args(argv)
+    if args.one:
+        print(json.dumps(MEASUREMENTS[args.one](args)))
+        return
+    from importlib.metadata import version
+
+    versions = ", ".join(f"{name} {version(name)}" for name in ("numpy", "scipy", "torch"))
+    print(f"{cpu_name()}, {platform.system()}, Python {platform.python_version()}, {versions}")
+    print(
+        f"{args.trials:,} trials of {args.files:,} files, {args.crops} x {args.crops} crops of {args.dim}; "
+        f"{args.scores:,} scores; {args.threads} thread(s); median of {args.repeats}\n"
+    )
+    print(f"{'measurement':34} {'wall s':>8} {'cpu s':>8} {'peak GB':>8}")
+    for name in MEASUREMENTS:
+        results = [run(name, argv, args.threads) for _ in range(args.repeats)]
+        wall, cpu, peak = (statistics.median(r[key] for r in results) for key in ("wall", "cpu", "peak"))
+        print(f"{name:34} {wall:8.2f} {cpu:8.2f} {peak:8.2f}", flush=True)
+    print("\npeak: resident memory of the whole process, data and libraries included")
+
+
+if __name__ == "__main__":
+    # In place of this file's own folder, where the name `scoring` would be this file.
+    sys.path[0] = str(ROOT)
+    main()

@@ -1,0 +1,224 @@
+"""Command lines and YAML configs: defaults < flags < --config FILE < --set key=value.
+Entry point: parse(parser, argv, extend); no torch is imported here, so that --help is quick.
+"""
+
+import argparse
+import difflib
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import yaml
+
+# What describes this one invocation and not the experiment: never stored in args.yaml.
+NOT_STORED = (
+    *("config", "set", "eval", "resume", "initial_model", "save_path"),
+    *("port", "device", "distributed", "nproc", "given"),
+)
+
+TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
+
+
+def parse_bool(text: object) -> bool:
+    """Read True/False, 1/0 or yes/no in any case; anything else is an argparse error."""
+    word = str(text).strip().lower()
+    if word in TRUE + FALSE:
+        return word in TRUE
+    raise argparse.ArgumentTypeError(f"{text!r} is neither True/1/yes nor False/0/no")
+
+
+def add_bool(parser, *names: str, default: bool = False, help: str = ""):
+    """Add a boolean flag that takes `--x`, `--x True` and `--x False` alike."""
+    parser.add_argument(
+        *names,
+        type=parse_bool,
+        nargs="?",
+        const=True,
+        default=default,
+        metavar="BOOL",
+        help=f"{help} (default: {default})",
+    )
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """Return ", nearest: <name>" for the closest of `names` in any case, or an empty string."""
+    by_lower = {n.lower(): n for n in names}
+    close = difflib.get_close_matches(name.lower(), list(by_lower), n=1, cutoff=0.5)
+    return f", nearest: {by_lower[close[0]]}" if close else ""
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Show defaults, but not where the help text or an empty default already says enough."""
+
+    def _get_help_string(self, action):
+        if "default:" in (action.help or "") or action.default in (None, "", [], argparse.SUPPRESS):
+            return action.help
+        return super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, without the page of usage."""
+
+    def error(self, message):
+        self.exit(2, f"error: {message} (--help lists all flags)\n")
+
+
+def make_parser(description: str) -> Parser:
+    """Return a parser with --config and --set, which every script has."""
+    parser = Parser(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
+    parser.add_argument(
+        "--config", default=None, metavar="FILE", help="YAML file of flag names; its values override the command line"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override one value of flags and --config; repeatable",
+    )
+    return parser
+
+
+def parse(
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None = None,
+    extend: Callable[[argparse.ArgumentParser, argparse.Namespace], None] | None = None,
+) -> tuple[argparse.Namespace, dict[str, str]]:
+    """Parse flags, then the config, then --set; return the values and where each changed one came from.
+
+    Args:
+        extend: called as extend(parser, first_values) once the names of classes are known, to add their flags.
+
+    Returns:
+        the namespace, and a dictionary {destination: "flag" | "config" | "set"} of everything given explicitly.
+    """
+    if extend is not None:
+        words = list(sys.argv[1:] if argv is None else argv)
+        asks_help = any(word in ("-h", "--help") for word in words)
+        first, _ = parser.parse_known_args([word for word in words if word not in ("-h", "--help")])
+        _overlay(parser, first, {}, strict=False)
+        try:
+            extend(parser, first)
+        except ValueError:
+            if not asks_help:  # help must come even before a network is chosen
+                raise
+    unset = object()
+    known = argparse.Namespace(**{a.dest: unset for a in _options(parser) if a.dest != "set"})
+    args, unknown = parser.parse_known_args(argv, known)
+    if unknown:
+        flags = [s for a in _options(parser) for s in a.option_strings]
+        parser.error(f"unknown argument {unknown[0]}{nearest(unknown[0].split('=')[0], flags)}")
+    given = {}
+    for action in _options(parser):
+        if getattr(args, action.dest) is unset:
+            # argparse would have converted a default given as text; ours are given as values.
+            setattr(args, action.dest, action.default)
+        elif action.dest not in ("set", "config"):
+            given[action.dest] = "flag"
+    _overlay(parser, args, given, strict=True)
+    return args, given
+
+
+def _options(parser):
+    return [a for a in parser._actions if a.option_strings and a.dest != "help"]
+
+
+def _overlay(parser, args, given, strict):
+    """Lay --config and --set over `args` in place, noting the sources in `given`."""
+    names = {s.lstrip("-"): a for a in _options(parser) for s in a.option_strings}
+    names.update({a.dest: a for a in _options(parser)})
+    for reserved in ("config", "set"):
+        names.pop(reserved, None)
+    layers = []
+    if args.config:
+        layers.append(("config", args.config, read_config(args.config)))
+    if args.set:
+        layers.append(("set", "--set", dict(_split_setting(s) for s in args.set)))
+    for source, origin, values in layers:
+        for key, value in values.items():
+            action = names.get(key)
+            if action is None:
+                if strict:
+                    raise ValueError(f"{origin}: unknown key {key!r}{nearest(str(key), list(names))}")
+                continue
+            converted = convert(action, value, f"{origin}: {key}")
+            if strict and given.get(action.dest) == "flag" and converted != getattr(args, action.dest):
+                print(f"{origin} changes --{action.dest} from {getattr(args, action.dest)!r} to {converted!r}")
+            setattr(args, action.dest, converted)
+            given[action.dest] = source
+
+
+def _split_setting(text):
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--set {text}: write it as key=value")
+    return key.strip().lstrip("-"), value.strip()
+
+
+def read_config(path: str | Path) -> dict:
+    """Read a flat YAML mapping; an empty file is an empty mapping.
+
+    Raises:
+        ValueError: the file is no YAML, no mapping, or nested.
+        FileNotFoundError: there is no such file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"--config {path}: no such file")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: a config is a mapping of flag names to values, not a {type(values).__name__}")
+    for key, value in values.items():
+        if isinstance(value, dict):
+            raise ValueError(f"{path}: {key}: nested mappings are not allowed, use flat flag names")
+    return values
+
+
+def convert(action, value, where: str):
+    """Convert a YAML or --set value with the flag's own type, or raise ValueError naming `where`."""
+    if value is None:
+        if action.default is None:
+            return None
+        raise ValueError(f"{where}: a value is needed")
+    many = action.nargs in ("+", "*") or isinstance(action.nargs, int)
+    if many:
+        items = value if isinstance(value, list) else str(value).split()
+        return [_convert_one(action, item, where) for item in items]
+    if isinstance(value, list):
+        raise ValueError(f"{where}: one value is needed, not a list")
+    return _convert_one(action, value, where)
+
+
+def _convert_one(action, value, where):
+    kind = action.type or str
+    if kind is int and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if kind in (int, float) and isinstance(value, bool):
+        raise ValueError(f"{where}: {value!r} is no number")
+    try:
+        converted = kind(value if kind is str and isinstance(value, str) else str(value))
+    except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
+        message = str(error) if isinstance(error, argparse.ArgumentTypeError) else f"{value!r} is no {kind.__name__}"
+        raise ValueError(f"{where}: {message}") from None
+    if isinstance(converted, float) and not math.isfinite(converted):
+        raise ValueError(f"{where}: {value!r} is not a finite number")
+    if action.choices is not None and converted not in action.choices:
+        raise ValueError(f"{where}: {value!r} is none of {', '.join(map(str, action.choices))}")
+    return converted
+
+
+def stored_args(args: argparse.Namespace) -> dict:
+    """Return the values that describe the experiment: plain YAML types, without what belongs to one invocation."""
+    return {k: v for k, v in sorted(vars(args).items()) if k not in NOT_STORED}
+
+
+def write_args(path: str | Path, args: argparse.Namespace, notes: dict[str, str]):
+    """Write the resolved values as YAML that --config accepts, with `notes` (revision, versions) as comments on top."""
+    header = "".join(f"# {k}: {v}\n" for k, v in notes.items())
+    Path(path).write_text(header + yaml.safe_dump(stored_args(args), sort_keys=True), encoding="utf-8")

@@ -1,0 +1,251 @@
+"""The training loop of every script, once: what happens in a step, in an epoch, at an interruption and at the end.
+Entry point: fit(state, loader, step_fn, evaluate_fn, log, args); engine/run.py makes the State.
+"""
+
+import contextlib
+import signal
+import time
+
+import torch
+from tqdm import tqdm
+
+from engine import checkpoint, distributed
+from engine.interruption import INTERRUPTED, Interruption
+from engine.log import RunLog, words
+from engine.state import State, averaged_weights
+
+
+class Averages:
+    """Running means of scalars, kept on the device: reading them is the only point that waits for it."""
+
+    def __init__(self):
+        self.total, self.count, self.names = None, 0, ()
+
+    def add(self, values: dict[str, torch.Tensor]):
+        """Add one step's scalars (tensors of one element)."""
+        self.names = tuple(values)
+        row = torch.stack([v.detach().float().reshape(()) for v in values.values()])
+        self.total = row if self.total is None else self.total + row
+        self.count += 1
+
+    def read(self) -> dict[str, float]:
+        """Return the means over all ranks."""
+        if self.total is None:
+            return {}
+        total = distributed.sum_over_ranks(self.total.clone()) / (self.count * distributed.world_size())
+        return dict(zip(self.names, total.tolist()))
+
+
+class Interval:
+    """What is averaged between two entries of the log: scalars of batches and of steps, waiting for data, samples."""
+
+    def __init__(self, state: State):
+        self.means, self.steps = Averages(), Averages()
+        self.started, self.waited, self.samples = time.perf_counter(), 0.0, state.samples
+
+
+def fit(state: State, loader, step_fn, evaluate_fn, log: RunLog, args, before_step=None, after_step=None) -> int:
+    """Train until --max_epoch or --max_steps; return 0, or INTERRUPTED after a signal (everything is saved then).
+
+    Args:
+        loader: its batch_sampler has set_epoch(epoch, first_batch); its batches are tuples of tensors.
+        step_fn: step_fn(batch) -> (loss, {name: one-element tensor}).
+        evaluate_fn: evaluate_fn() -> {name: float}, run every --test_interval epochs and at the end; "choose", where
+            present, decides which checkpoint is best (lower is better). None: no evaluation.
+        before_step, after_step: plain functions of the step number; what they change must lie in the state or follow
+            from the step.
+
+    Raises:
+        RuntimeError: --max_skipped_steps steps were not finite.
+    """
+    with Interruption() as interruption:
+        while state.epoch <= args.max_epoch and not (_reached_max_steps(state, args) or _stops_early(state, args)):
+            caught = _train_epoch(state, loader, step_fn, log, args, before_step, after_step, interruption)
+            if not caught:
+                _finish_epoch(state, evaluate_fn, log, args, complete=state.batch >= _usable_batches(loader, args))
+                caught = interruption.reached(0)
+            if caught:
+                checkpoint.save_run(state, args.save_path)
+                name = signal.Signals(caught).name
+                log.say(
+                    f"{name}: saved at epoch {state.epoch}, batch {state.batch}; the same command goes on from there"
+                )
+                return INTERRUPTED
+    if _stops_early(state, args):
+        log.line(f"stopped early: {state.evaluations_without_gain} evaluations without a better one")
+    log.close()
+    return 0
+
+
+def _reached_max_steps(state, args):
+    return bool(args.max_steps) and state.step >= args.max_steps
+
+
+def _stops_early(state, args):
+    return bool(args.early_stop) and state.evaluations_without_gain >= args.early_stop
+
+
+def _usable_batches(loader, args):
+    # A last incomplete group of accumulated batches is left out: its step would weigh less than the others.
+    return len(loader.batch_sampler) // args.accumulate * args.accumulate
+
+
+def _train_epoch(state, loader, step_fn, log, args, before_step, after_step, interruption) -> int:
+    """Train from the state's batch to the end of the epoch; return the number of a signal caught on the way, or 0."""
+    state.module.train()
+    loader.batch_sampler.set_epoch(state.epoch, state.batch)
+    total = _usable_batches(loader, args)
+    if total == 0:
+        raise ValueError(f"an epoch has {len(loader.batch_sampler)} batches, fewer than --accumulate {args.accumulate}")
+    parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+    epoch_means, interval = Averages(), Interval(state)
+    last_saved = time.monotonic()
+    bar = tqdm(
+        total=total,
+        initial=state.batch,
+        desc=f"epoch {state.epoch}",
+        unit="batch",
+        disable=None if log.writes else True,
+        leave=False,
+    )
+    source = iter(loader) if state.batch < total else iter(())
+    while state.batch < total and not _reached_max_steps(state, args):
+        asked = time.perf_counter()
+        batch = tuple(t.to(state.device, non_blocking=True) for t in next(source))
+        interval.waited += time.perf_counter() - asked
+        if state.batch % args.accumulate == 0 and before_step is not None:
+            before_step(state.step)
+        state.batch += 1
+        complete = state.batch % args.accumulate == 0
+        loss, scalars = _backward(state, step_fn, batch, args.accumulate, complete)
+        state.samples += batch[0].shape[0] * getattr(args, "nPerSpeaker", 1) * distributed.world_size()
+        epoch_means.add({"loss": loss, **scalars})
+        interval.means.add({"loss": loss, **scalars})
+        bar.update()
+        if not complete:
+            continue
+        interval.steps.add(dict(zip(("grad_norm", "skipped_steps"), _update(state, parameters, args.clip_grad))))
+        state.step += 1
+        state.update_ema()
+        if state.scheduler is not None and state.scheduler_unit == "iteration":
+            state.scheduler.step()
+        if after_step is not None:
+            after_step(state.step)
+        caught = interruption.reached(state.step)
+        if interval.steps.count == args.log_interval or state.batch == total or caught:
+            _log_interval(state, interval, log, args, bar)
+            interval = Interval(state)
+            if distributed.any_rank(int(time.monotonic() - last_saved > 60 * args.save_minutes)):
+                checkpoint.save_run(state, args.save_path)
+                last_saved = time.monotonic()
+        if caught:
+            bar.close()
+            return caught
+    bar.close()
+    line = words({**epoch_means.read(), "lr": state.optimizer.param_groups[0]["lr"]})
+    log.line(f"Epoch {state.epoch}, {line}")
+    return 0
+
+
+def _backward(state, step_fn, batch, accumulate, complete):
+    """Run forward and backward of one batch; ranks exchange gradients with the last batch of a step only."""
+    waits = not complete and hasattr(state.parallel, "no_sync")
+    with state.parallel.no_sync() if waits else contextlib.nullcontext():
+        with torch.autocast(state.device.type, state.autocast or torch.bfloat16, enabled=state.autocast is not None):
+            loss, scalars = step_fn(batch)
+        scaled = loss if state.scaler is None else state.scaler.scale(loss)
+        (scaled / accumulate).backward()
+    return loss, scalars
+
+
+def _update(state, parameters, clip_grad):
+    """Apply the gradients unless they are not finite, decided on the device; return their norm and 1 where skipped."""
+    optimizer = state.optimizer
+    if state.scaler is not None:
+        state.scaler.unscale_(optimizer)
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if clip_grad > 0:
+        torch.nn.utils.clip_grads_with_norm_(parameters, clip_grad, norm)
+    bad = (~torch.isfinite(norm)).float()
+    if state.scaler is not None:
+        state.scaler.step(optimizer)
+        state.scaler.update()
+    elif getattr(optimizer, "_step_supports_amp_scaling", False):
+        # The fused kernels read this flag themselves and leave weights and moments alone where it is 1.
+        optimizer.grad_scale, optimizer.found_inf = None, bad
+        optimizer.step()
+        optimizer.found_inf = None
+    elif state.device.type == "cpu":
+        if not bad:
+            optimizer.step()
+    else:
+        # Without a fused kernel, and without waiting for the device: such a step moves by its momentum only.
+        for p in parameters:
+            if p.grad is not None:
+                p.grad = torch.where(bad.bool(), 0.0, p.grad)
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return norm, bad
+
+
+def _log_interval(state, interval, log, args, bar):
+    """Read the averages since the last call, the one point where the host waits for the device, and log them."""
+    seconds = time.perf_counter() - interval.started
+    steps = interval.steps.read()
+    skipped = round(steps["skipped_steps"] * interval.steps.count)
+    state.skipped_steps += skipped
+    values = {
+        **interval.means.read(),
+        "grad_norm": steps["grad_norm"],
+        "lr": state.optimizer.param_groups[0]["lr"],
+        "utterances_per_second": (state.samples - interval.samples) / seconds,
+        "data_wait_percent": 100 * interval.waited / seconds,
+        "skipped_steps": state.skipped_steps,
+    }
+    log.scalars(state.step, state.epoch, state.samples, values)
+    if skipped:
+        log.line(f"step {state.step}: {skipped} of {interval.steps.count} steps skipped, loss or gradient not finite")
+    if state.skipped_steps >= args.max_skipped_steps > 0:
+        raise RuntimeError(
+            f"{state.skipped_steps} steps had a loss or gradient that is not finite (at step {state.step}); the last "
+            f"good state is in {args.save_path}/checkpoints; try a smaller --lr, --clip_grad 5, or no --mixedprec"
+        )
+    if values["data_wait_percent"] > 20 and state.step > interval.steps.count:
+        log.advise("advice: over 20 % of the time is waiting for data: raise --nDataLoaderThread or use a faster disk")
+    memory = f", {torch.cuda.max_memory_allocated(state.device) / 2**30:.1f} GiB" if state.device.type == "cuda" else ""
+    bar.set_postfix_str(
+        f"loss {values['loss']:.3f}, {values['utterances_per_second']:.0f} utt/s, "
+        f"data wait {values['data_wait_percent']:.0f} %{memory}",
+        refresh=False,
+    )
+
+
+def _finish_epoch(state, evaluate_fn, log, args, complete):
+    """Evaluate where it is due, step an epoch scheduler, and store the state."""
+    last = state.epoch >= args.max_epoch or _reached_max_steps(state, args)
+    due = evaluate_fn is not None and (last or (complete and state.epoch % args.test_interval == 0))
+    scores = {}
+    if due:
+        # stored before: an evaluation that fails or is killed costs no training
+        checkpoint.save_run(state, args.save_path)
+        state.module.eval()
+        with averaged_weights(state):
+            scores = evaluate_fn()
+        log.scalars(state.step, state.epoch, state.samples, scores)
+        log.line(f"Epoch {state.epoch}, {words(scores)}")
+    if state.scheduler is not None and state.scheduler_unit == "epoch" and complete:
+        if getattr(state.scheduler, "needs_metric", False):
+            if "choose" in scores:
+                state.scheduler.step(scores["choose"])
+        else:
+            state.scheduler.step()
+    better = "choose" in scores and (state.best is None or scores["choose"] < state.best)
+    if "choose" in scores:
+        state.best = scores["choose"] if better else state.best
+        state.evaluations_without_gain = 0 if better else state.evaluations_without_gain + 1
+    if complete:
+        state.epoch, state.batch = state.epoch + 1, 0
+    also = ([f"step_{state.step}.pt"] if due else []) + ([checkpoint.BEST] if better else [])
+    checkpoint.save_run(state, args.save_path, also=tuple(also))
+    if distributed.is_main():
+        checkpoint.prune(args.save_path, args.keep_checkpoints)

@@ -1,0 +1,168 @@
+"""How a training run begins: the flags every trainer has, its State in the asked precision, going on from a checkpoint.
+Entry points: add_arguments(parser), prepare(...), resume(state, log, args).
+"""
+
+import torch
+
+from engine import checkpoint, distributed, registry
+from engine.args import add_bool
+from engine.log import RunLog
+from engine.state import State
+
+
+def add_arguments(parser):
+    """Add the flags of the loop, the optimizer and the scheduler."""
+    training = parser.add_argument_group("optimizer and scheduler")
+    training.add_argument("--optimizer", default="adam", help=f"one of: {', '.join(registry.names('optimizer'))}")
+    training.add_argument("--scheduler", default="steplr", help=f"one of: {', '.join(registry.names('scheduler'))}")
+    training.add_argument("--lr", type=float, default=0.001, help="learning rate")
+    training.add_argument(
+        "--lr_decay",
+        type=float,
+        default=0.95,
+        help="steplr, plateau: factor on the rate, for steplr every --test_interval epochs",
+    )
+    training.add_argument("--weight_decay", type=float, default=0.0, help="weight decay")
+    training.add_argument("--warmup_epochs", type=float, default=0.0, help="cosine, exponential: epochs of warm-up")
+    training.add_argument(
+        "--final_lr", type=float, default=None, help="cosine, exponential: last learning rate (default: lr / 1000)"
+    )
+    add_bool(training, "--warm_from_zero", default=True, help="cosine, exponential: warm up from zero")
+    add_bool(training, "--lr_scale_by_batch", help="cosine, exponential: multiply the rates by global batch / 64")
+    training.add_argument(
+        "--plateau_patience", type=int, default=2, help="plateau: evaluations without gain that it bears"
+    )
+    training.add_argument("--momentum", type=float, default=0.9, help="sgd: momentum")
+    add_bool(training, "--nesterov", help="sgd: Nesterov's momentum")
+    add_bool(training, "--decoupled_weight_decay", help="radam: weight decay apart from the gradient, as in adamw")
+    group = parser.add_argument_group("training loop")
+    group.add_argument("--seed", type=int, default=10, help="seed of everything drawn at random")
+    group.add_argument("--max_epoch", type=int, default=500, help="last epoch")
+    group.add_argument(
+        "--max_steps", type=int, default=0, help="stop after so many optimiser steps (0: --max_epoch alone)"
+    )
+    group.add_argument("--accumulate", type=int, default=1, help="batches per optimiser step")
+    group.add_argument("--clip_grad", type=float, default=0.0, help="largest L2 norm of the gradient (0: not clipped)")
+    group.add_argument(
+        "--ema",
+        type=float,
+        default=0.0,
+        help="share of the averaged weights kept per step, e.g. 0.999; evaluation then uses the average (0: none)",
+    )
+    group.add_argument(
+        "--test_interval",
+        "--val_interval",
+        type=int,
+        default=10,
+        help="epochs between evaluations; also the step of steplr",
+    )
+    group.add_argument(
+        "--log_interval",
+        type=int,
+        default=50,
+        help="optimiser steps between two entries of metrics.jsonl and TensorBoard",
+    )
+    group.add_argument(
+        "--max_skipped_steps",
+        type=int,
+        default=100,
+        help="stop when so many steps had a loss or gradient that is not finite",
+    )
+    group.add_argument(
+        "--save_minutes",
+        type=float,
+        default=15,
+        help="store the state within an epoch when so many minutes have passed",
+    )
+    group.add_argument(
+        "--keep_checkpoints", type=int, default=3, help="step_N.pt files kept beside best.pt and last.pt"
+    )
+    group.add_argument(
+        "--early_stop", type=int, default=0, help="stop after so many evaluations without a better one (0: never)"
+    )
+    group.add_argument(
+        "--resume",
+        choices=("auto", "never"),
+        default="auto",
+        help="auto: go on from the newest checkpoint of --save_path; never: refuse a folder that holds one",
+    )
+    add_bool(group, "--compile", help="torch.compile the network (minutes at the start, faster steps)")
+    add_bool(
+        group, "--channels_last", help="store images channels last, which 2-d networks on a GPU or in bfloat16 prefer"
+    )
+    add_bool(group, "--sync_bn", help="BatchNorm statistics over all ranks (CUDA)")
+
+
+def prepare(module, optimizer, args, device, scheduler=None, scheduler_unit="epoch", card=None) -> State:
+    """Return the State of a new run: precision, memory format, wrapping for several ranks, averages.
+
+    `module` must already be on `device`.
+
+    Raises:
+        ValueError: options that do not go together.
+    """
+    if scheduler_unit not in ("epoch", "iteration"):
+        raise ValueError(f"a scheduler is stepped by 'epoch' or 'iteration', not by {scheduler_unit!r}")
+    if args.accumulate < 1:
+        raise ValueError(f"--accumulate {args.accumulate}: must be at least 1")
+    if not 0 <= args.ema < 1:
+        raise ValueError(f"--ema {args.ema}: a share from 0 to below 1")
+    if args.sync_bn and (device.type != "cuda" or not distributed.is_distributed()):
+        raise ValueError("--sync_bn works over several CUDA processes only")
+    autocast = scaler = None
+    if args.mixedprec:
+        autocast = torch.bfloat16
+        if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+            autocast, scaler = torch.float16, torch.amp.GradScaler("cuda")
+    if device.type == "cuda":
+        # TensorFloat-32 for float32 products: three times the speed at about three digits (stated in the log)
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+    if args.sync_bn:
+        module = torch.nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    parallel = distributed.wrap(module, device)
+    if args.compile:
+        parallel = torch.compile(parallel)
+    state = State(module, parallel, optimizer, scheduler, scheduler_unit, device, autocast, scaler, card=card or {})
+    if args.ema:
+        state.start_ema([args.ema])
+    return state
+
+
+def restart_averages(state: State):
+    """Begin the averages at the weights as they are now (after --initial_model)."""
+    state.start_ema(list(state.ema))
+
+
+def samples_per_step(args) -> int:
+    """Return the utterances of one optimiser step over all ranks."""
+    return args.batch_size * getattr(args, "nPerSpeaker", 1) * args.accumulate * distributed.world_size()
+
+
+def resume(state: State, log: RunLog, args) -> bool:
+    """Put the newest checkpoint of the run folder into `state`; return whether there was one.
+
+    Raises:
+        ValueError: --resume never and the folder holds checkpoints, or the checkpoint is of another network.
+    """
+    found = checkpoint.newest(args.save_path)
+    if found is None:
+        return False
+    path, payload = found
+    if args.resume == "never":
+        raise ValueError(f"--resume never: {args.save_path} already holds {path.name}; choose another --save_path")
+    if payload["class"] != state.card["class"]:
+        raise ValueError(
+            f"{path} is of {payload['class']}, this run is of {state.card['class']}; choose another --save_path"
+        )
+    checkpoint.load_weights(state.module, payload["state_dict"], path, keep_head=True)
+    state.restore(payload["training"], args.seed)
+    log.say(f"resumed from {path}: epoch {state.epoch}, batch {state.batch}, step {state.step}")
+    if payload["training"]["world_size"] != distributed.world_size():
+        if hasattr(state.scheduler, "set_step"):
+            # the learning rate follows the samples seen, whatever the number of processes
+            state.scheduler.set_step(state.samples / samples_per_step(args))
+        log.say(
+            "note: the number of processes changed, so the random draws of the network differ from an uninterrupted run"
+        )
+    return True

@@ -1,0 +1,13 @@
+"""Adam (Kingma and Ba, ICLR 2015); weight decay is added to the gradient (L2).
+Entry point: Optimizer.
+"""
+
+import torch
+
+from optimizer._fused import with_fused
+
+
+def Optimizer(parameters, lr, weight_decay=0.0):
+    """Return the optimizer of `parameters` (tensors or parameter groups)."""
+    parameters, fused = with_fused(parameters)
+    return torch.optim.Adam(parameters, lr=lr, weight_decay=weight_decay, fused=fused)

@@ -1,0 +1,15 @@
+"""Rectified Adam (Liu et al., ICLR 2020), which needs no warm-up; torch has no fused step for it.
+Entry point: Optimizer.
+"""
+
+import torch
+
+
+def Optimizer(parameters, lr, weight_decay=0.0, decoupled_weight_decay=False):
+    """Return the optimizer of `parameters` (tensors or parameter groups).
+
+    decoupled_weight_decay keeps the weight decay apart from the gradient, as in AdamW.
+    """
+    return torch.optim.RAdam(
+        list(parameters), lr=lr, weight_decay=weight_decay, decoupled_weight_decay=decoupled_weight_decay
+    )
