@@ -2,8 +2,11 @@
 Entry point: launch(worker, args) runs worker(args) once, or once per rank; one rank of one is the ordinary case.
 """
 
+import contextlib
+import multiprocessing
 import os
 import socket
+import sys
 from datetime import timedelta
 
 import torch
@@ -13,6 +16,9 @@ from engine.args import add_bool
 
 # A rank that waits this long for another gives up; reading the longest evaluation list takes less.
 TIMEOUT = timedelta(minutes=30)
+
+# whether this process has been in a process group, see leave()
+_in_group = False
 
 
 def add_arguments(parser):
@@ -66,13 +72,27 @@ def launch(worker, args):
 
 
 def _until_all_are_done(worker, args):
-    """Run worker(args) and leave the process group together with the other ranks; after an error, at once."""
-    try:
-        code = worker(args)
-        gather_objects(None)
-        return code
-    finally:
-        dist.destroy_process_group()
+    """Run worker(args) and wait for the other ranks; after an error, do not."""
+    code = worker(args)
+    gather_objects(None)
+    return code
+
+
+def leave(code: int):
+    """End this process with an exit code; one that has been in a process group ends at once.
+
+    Its gloo threads may still hold tensors that Python knows. One that lets go of them while the interpreter is being
+    torn down aborts the process (SIGABRT), and the run would count as failed after its last line. So nothing is torn
+    down: output is flushed, loader processes are ended, and the process is gone.
+    """
+    if not _in_group:
+        sys.exit(code)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    for child in multiprocessing.active_children():
+        child.kill()
+    os._exit(code)
 
 
 def _spawned(local_rank, worker, args, processes, address):
@@ -102,6 +122,8 @@ def _free_port(wanted: int) -> int:
 
 
 def _initialise(args, rank, world, address):
+    global _in_group
+    _in_group = True
     on_cuda = torch.cuda.is_available() and not args.device.startswith("cpu")
     # gloo beside nccl, so that flags and lists travel without touching the GPU's stream
     backend = "cpu:gloo,cuda:nccl" if on_cuda else "gloo"

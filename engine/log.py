@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 from engine.args import write_args
+from engine.distributed import leave
 
 ROOT = Path(__file__).resolve().parent.parent
 # folders of the checkout that hold no code of a run
@@ -140,7 +141,7 @@ def run_main(main):
             print(f"error: {one_line(error)}", file=sys.stderr)
         code = 2 if expected else 1
         release_frames(error)
-    sys.exit(code)
+    leave(code or 0)
 
 
 def release_frames(error: BaseException | None):
