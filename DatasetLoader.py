@@ -1,19 +1,25 @@
 """The public face of loading: from lists of files to batches of crops, for training and for evaluation.
-Entry points: train_loader(train_list, args, world_size, rank) and eval_loader(paths, eval_frames, num_eval, workers).
+Entry points: train_loader(train_list, args, ...) and eval_loader(paths, eval_frames, num_eval, workers).
 """
 
 import os
+import sys
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from audio.augment import Augmenter, read_crop
+from audio.augment import Augmenter
+from audio.bad_files import BadFiles
+from audio.batch_augment import BatchAugmenter
+from audio.batch_speed import Speeds
 from audio.crops import crop_samples, eval_crops, eval_starts
 from audio.io import AudioFile, read_audio
 from audio.lists import TrainList
 from audio.samplers import EpochSampler
+from audio.training_crops import TrainDataset, finish
 from engine.args import add_bool
 
 
@@ -42,6 +48,12 @@ def add_arguments(parser):
     data.add_argument(
         "--check_files", type=int, default=1000, help="headers read per list before the work starts (0: all)"
     )
+    data.add_argument(
+        "--max_bad_files",
+        type=float,
+        default=1.0,
+        help="percentage of --train_list that may be unreadable (replaced, listed in bad_files.txt); more ends the run",
+    )
     augment = parser.add_argument_group("augmentation")
     add_bool(augment, "--augment", help="add a room, music, babble or noise to training crops")
     augment.add_argument(
@@ -50,6 +62,19 @@ def add_arguments(parser):
     augment.add_argument("--musan_path", default="data/musan_split", help="folder of {noise,music,speech}/*/*/*.wav")
     augment.add_argument(
         "--rir_path", default="data/RIRS_NOISES/simulated_rirs", help="folder of room responses */*/*.wav"
+    )
+    augment.add_argument(
+        "--augment_device",
+        choices=("auto", "cpu", "cuda", "crop"),
+        default="auto",
+        help="where noise, rooms and speed are computed, a batch at once with the files in memory: cpu: in the loader "
+        "processes; cuda: on the GPU of the network; auto: where the network is; crop: crop by crop from the files",
+    )
+    augment.add_argument(
+        "--augment_bank_gb",
+        type=float,
+        default=2.0,
+        help="memory for noise and rooms in GB, once per process; of more files an even selection is kept",
     )
     augment.add_argument(
         "--speed_perturb", default="", help="speed factors, e.g. 0.9,1.1, drawn as often as 1 (empty: off)"
@@ -66,32 +91,6 @@ def add_arguments(parser):
     augment.add_argument("--freq_masks", type=int, default=1, help="frequency masks per crop")
     augment.add_argument("--freq_mask_bands", type=int, default=8, help="widest frequency mask in bands")
     augment.add_argument("--spec_augment_prob", type=float, default=0.6, help="share of crops masked")
-
-
-class TrainDataset(Dataset):
-    """Crops by item (epoch, utterance indices, speed indices): float32 (nPerSpeaker, samples) in [-1, 1]; the class.
-
-    Every random draw is keyed on (seed, epoch, utterance), so that a crop depends on no worker, rank or earlier item.
-    """
-
-    def __init__(
-        self, utterances: TrainList, length: int, seed: int, n_classes: int, speeds, speed_classes, augmenter=None
-    ):
-        self.utterances, self.length, self.seed = utterances, length, seed
-        self.n_classes, self.speeds, self.speed_classes, self.augmenter = n_classes, speeds, speed_classes, augmenter
-
-    def __getitem__(self, item):
-        epoch, indices, speeds = item
-        crops = [self._crop(epoch, int(i), int(s)) for i, s in zip(indices, speeds)]
-        label = int(self.utterances.labels[indices[0]])
-        if self.speed_classes:
-            label += int(speeds[0]) * self.n_classes
-        return torch.from_numpy(np.stack(crops)), label
-
-    def _crop(self, epoch, index, speed):
-        draw = np.random.default_rng([self.seed, epoch, index])
-        wave = read_crop(self.utterances.path(index), self.length, draw.random(), self.speeds[speed])
-        return wave if self.augmenter is None else self.augmenter(wave, draw)
 
 
 def parse_speeds(text: str) -> list[Fraction]:
@@ -116,12 +115,34 @@ def head_classes(args) -> int:
     return args.nClasses * (len(parse_speeds(args.speed_perturb)) if args.speed_labels == "new" else 1)
 
 
-def train_loader(utterances: TrainList, args, world_size: int = 1, rank: int = 0) -> DataLoader:
-    """Return the loader of one rank; its batches are (wave (speakers, nPerSpeaker, samples), labels (speakers,)).
+class TrainLoader:
+    """Batches (wave (speakers, nPerSpeaker, samples) float32 in [-1, 1], labels (speakers,)) on `device`.
+
+    Loader processes read; what is left to do for a whole batch is done here, where the network is.
+    """
+
+    def __init__(self, loader: DataLoader, bad_files: BadFiles, device: torch.device, speeds=None, augmenter=None):
+        self.loader, self.bad_files, self.device = loader, bad_files, device
+        self.batch_sampler, self.speeds, self.augmenter = loader.batch_sampler, speeds, augmenter
+
+    def __iter__(self):
+        for batch in self.loader:
+            self.bad_files.note(batch.pop("bad"))
+            label = batch["label"].to(self.device, non_blocking=True)
+            yield finish(batch, self.device, self.speeds, self.augmenter), label
+
+
+def train_loader(utterances: TrainList, args, world_size: int = 1, rank: int = 0, device="cpu", say=print):
+    """Return the TrainLoader of one rank.
+
+    Args:
+        device: where the network is.
+        say: called with lines worth reading.
 
     Raises:
         ValueError: no batch can be filled, or --augment without noise or room files.
     """
+    device = torch.device(device)
     speeds = parse_speeds(args.speed_perturb)
     new = args.speed_labels == "new" and len(speeds) > 1
     length = crop_samples(args.max_frames)
@@ -129,12 +150,44 @@ def train_loader(utterances: TrainList, args, world_size: int = 1, rank: int = 0
     if args.augment:
         # the reference's floor of 1e-4 at its own amplitude, seen from [-1, 1]
         augmenter = Augmenter(args.musan_path, args.rir_path, length, 1e-4 / args.wav_scale**2, args.augment_prob)
-    dataset = TrainDataset(utterances, length, args.seed, args.nClasses, speeds, new, augmenter)
     sampler = EpochSampler(
         utterances.labels, args.sampler, args.batch_size, args.nPerSpeaker, args.max_seg_per_spk, args.seed,
         world_size, rank, len(speeds), new, args.keep_last,
     )  # fmt: skip
-    return DataLoader(dataset, batch_sampler=sampler, **_workers(args.nDataLoaderThread))
+    place = augment_place(args.augment_device, device)
+    change = Speeds(speeds, length) if place != "crop" and len(speeds) > 1 else None
+    batches = None
+    if augmenter is not None and place != "crop":
+        batches, augmenter = BatchAugmenter(augmenter, args.seed, args.augment_bank_gb), None
+        say(batches.describe())
+    in_worker = place == "cpu" and (change or batches) is not None
+    dataset = TrainDataset(
+        utterances, length, args.seed, args.nClasses, speeds, new, augmenter, change, batches, in_worker
+    )
+    loader = DataLoader(dataset, batch_sampler=sampler, collate_fn=_as_it_is, **_workers(args.nDataLoaderThread))
+    bad_files = BadFiles(
+        Path(args.save_path) / "bad_files.txt", len(utterances.labels) / world_size, args.max_bad_files
+    )
+    if in_worker:
+        return TrainLoader(loader, bad_files, device)
+    return TrainLoader(loader, bad_files, device, change, batches and batches.to(device))
+
+
+def augment_place(wanted: str, device: torch.device) -> str:
+    """Return where augmentation happens, "crop", "cpu" or "cuda", of the flag and of where the network is.
+
+    Raises:
+        ValueError: cuda is asked for, but the network is on the CPU.
+    """
+    if wanted == "auto":
+        return device.type if device.type in ("cpu", "cuda") else "cpu"
+    if wanted == "cuda" and device.type != "cuda":
+        raise ValueError(f"--augment_device cuda: the network is on {device.type}; use auto or cpu")
+    return wanted
+
+
+def _as_it_is(batch):
+    return batch
 
 
 class EvalDataset(Dataset):
@@ -174,11 +227,18 @@ def _workers(count, keep=True):
     settings = {"num_workers": count, "pin_memory": torch.cuda.is_available(), "worker_init_fn": _start_worker}
     if count:
         settings.update(persistent_workers=keep, prefetch_factor=4)
+        if sys.platform == "linux":
+            # forked, loader processes share the lists and banks of the trainer instead of getting copies
+            settings["multiprocessing_context"] = "fork"
     return settings
 
 
 def _start_worker(_):
+    import gc
     import signal
+
+    # what the process was born with is never collected: looking at it would copy the pages shared with the trainer
+    gc.freeze()
 
     # A worker leaves signals to the process that trains, and never computes on more than its own core.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):

@@ -164,9 +164,10 @@ def train(args):
     net = SpeakerNet.SpeakerNet(network, loss, args.wav_scale, masks if args.spec_augment else None).to(device)
     if args.channels_last:
         net = net.to(memory_format=torch.channels_last)
-    loader = DatasetLoader.train_loader(train_list, args, distributed.world_size(), distributed.rank())
     log = RunLog(args.save_path, writes=distributed.is_main())
     check(train_list, test, valid, args, loss, log)
+    world, rank = distributed.world_size(), distributed.rank()
+    loader = DatasetLoader.train_loader(train_list, args, world, rank, device, log.line)
     describe(net, args, log, device)
 
     optimizer = registry.build(registry.load("optimizer", args.optimizer), vars(args), list(net.parameters()))
@@ -242,16 +243,15 @@ def check(train_list, test, valid, args, loss, log):
     if not distributed.is_main():
         return
     paths = [train_list.path(i) for i in lists.evenly(len(train_list.paths), args.check_files)]
-    roots = [("train_list", paths)]
+    roots = [("train_list", paths, args.max_bad_files)]
     for name, trial_list, root in (("test_list", test, args.test_path), ("valid_list", valid, args.valid_path)):
         if trial_list is not None:
             log.line(trial_list.describe())
             chosen = lists.evenly(len(trial_list.names), args.check_files)
-            roots.append((name, [lists.join(root, trial_list.names[i]) for i in chosen]))
-    for name, paths in roots:
-        warning = lists.check_files(name, paths)
-        if warning:
-            log.line(warning)
+            roots.append((name, [lists.join(root, trial_list.names[i]) for i in chosen], 0.0))
+    for name, paths, bad_percent in roots:
+        for line in lists.check_files(name, paths, bad_percent):
+            log.line(line)
     if valid is None:
         log.line("no --valid_list: no checkpoint is chosen as best, the last one is the result")
 
@@ -310,9 +310,8 @@ def evaluate_only(args):
         normalise = getattr(registry.load("loss", args.trainfunc), "test_normalize", True) if args.trainfunc else True
     log.line(f"parameters {sum(p.numel() for p in net.__S__.parameters()):,}, list {args.test_list}")
     paths = [lists.join(args.test_path, test.names[i]) for i in lists.evenly(len(test.names), args.check_files)]
-    warning = lists.check_files("test_list", paths)
-    if warning:
-        log.line(warning)
+    for line in lists.check_files("test_list", paths):
+        log.line(line)
     evaluate_on(net, test, args, log, device, normalise)
     return 0
 

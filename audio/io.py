@@ -8,15 +8,20 @@ from functools import lru_cache
 import numpy as np
 import soundfile
 
+from audio import packed
+
 SAMPLE_RATE = 16000
+# Rates a recording can have, in Hz; the filter that resamples from another one would be absurdly long.
+LOWEST_RATE, HIGHEST_RATE = 2000, 384000
 
 
 class AudioFile:
     """An open WAV, FLAC or OGG file seen as `samples` samples at 16 kHz, channels averaged.
 
-    Files of another rate are resampled by a polyphase filter; a part of such a file equals that part of the resampled
-    whole file, since the source is read with the filter's half-length on both sides. `speed` plays the file so many
-    times faster.
+    The path may also lie below a folder of packed audio (audio/packed.py), which then stands for the file. Files of
+    another rate are resampled by a polyphase filter; a part of such a file equals that part of the resampled whole
+    file, since the source is read with the filter's half-length on both sides. `speed` plays the file so many times
+    faster.
 
     Raises:
         ValueError: the file is missing, unreadable or empty (the message names it).
@@ -27,8 +32,15 @@ class AudioFile:
         try:
             self.file = soundfile.SoundFile(self.path)
         except (soundfile.LibsndfileError, OSError, TypeError) as error:
-            raise ValueError(f"{self.path}: cannot be read as audio ({str(error).split(': ')[-1]})") from None
+            self.file = packed.find(self.path)
+            if self.file is None:
+                raise ValueError(f"{self.path}: cannot be read as audio ({str(error).split(': ')[-1]})") from None
         self.rate, self.channels = self.file.samplerate, self.file.channels
+        if not LOWEST_RATE <= self.rate <= HIGHEST_RATE:
+            self.file.close()
+            raise ValueError(
+                f"{self.path}: its sampling rate is {self.rate} Hz; {LOWEST_RATE} to {HIGHEST_RATE} is read"
+            )
         ratio = Fraction(SAMPLE_RATE, self.rate) / speed
         self.up, self.down = ratio.numerator, ratio.denominator
         self.samples = -(-self.file.frames * self.up // self.down)
@@ -63,16 +75,24 @@ class AudioFile:
         return np.pad(wave, (0, count - len(wave)))
 
     def _source(self, start, count):
+        if isinstance(self.file, packed.PackedRecording):
+            return self.file.read(start, count).astype(np.float32) / 32768
+        integers = self.file.subtype == "PCM_16"  # read as they are, several times faster, and scaled here
         try:
             self.file.seek(start)
-            data = self.file.read(count, dtype="float32", always_2d=True)
+            data = self.file.read(count, dtype="int16" if integers else "float32", always_2d=True)
         except (soundfile.LibsndfileError, OSError) as error:
             raise ValueError(f"{self.path}: cannot be decoded at sample {start} ({error})") from None
+        except MemoryError:
+            raise ValueError(f"{self.path}: no memory for the {count} samples its header promises") from None
         if len(data) != count:
             raise ValueError(
                 f"{self.path}: ends after {start + len(data)} samples, its header promises {self.file.frames}"
             )
-        wave = data[:, 0] if self.channels == 1 else data.mean(axis=1, dtype=np.float32)
+        with np.errstate(all="ignore"):  # what is not finite is told below
+            wave = data[:, 0] if self.channels == 1 else data.mean(axis=1, dtype=np.float32)
+        if integers:
+            return wave * np.float32(1 / 32768)
         if not np.isfinite(wave).all():
             raise ValueError(f"{self.path}: holds samples that are not finite numbers")
         return wave

@@ -2,6 +2,7 @@
 Entry points: read_train_list, read_trial_list, check_files.
 """
 
+import codecs
 import hashlib
 from collections import Counter
 from dataclasses import dataclass
@@ -10,23 +11,24 @@ from pathlib import Path
 import numpy as np
 
 from audio.io import SAMPLE_RATE, AudioFile
+from audio.names import Names, fields
 
 
 @dataclass
 class TrainList:
-    """Utterances with speakers: `paths` (utterances,) UTF-8 bytes in one buffer, which loader processes share; `labels`
-    (utterances,) int64, the rank of the speaker among the sorted names `speakers`; `root` the prefix of the paths."""
+    """Utterances with speakers: `paths` in one buffer, which loader processes share; `labels` (utterances,) int64, the
+    rank of the speaker among the sorted names `speakers`; `root` the prefix of the paths."""
 
     name: str
     root: str
-    paths: np.ndarray
+    paths: Names
     labels: np.ndarray
     speakers: list[str]
     hash: str
 
     def path(self, index: int) -> str:
         """Return where utterance `index` lies."""
-        return join(self.root, self.paths[index].decode())
+        return join(self.root, self.paths[index])
 
     def describe(self) -> str:
         """Return one line: list, utterances, speakers, hash."""
@@ -68,15 +70,37 @@ def join(root: str, path: str) -> str:
     return path if path.startswith("/") or not root else f"{root.rstrip('/')}/{path}"
 
 
-def _lines(path, what):
+def _read(path, item, allowed, expected):
+    """Return the text of a list, its hash, bounds of its words (lines, words a line) and the lines' numbers."""
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{what} {path}: no such file")
+        raise FileNotFoundError(f"{path}: no such file (a list of {item}s)")
     data = path.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()[:12]
+    data = data.removeprefix(codecs.BOM_UTF8)
     try:
-        return data.decode("utf-8-sig").splitlines(), hashlib.sha256(data).hexdigest()[:12]
+        data.decode()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not a text file in UTF-8 ({error.reason} at byte {error.start})") from None
+    if b"\0" in data:
+        raise ValueError(f"{path}: not a text file (it holds a byte 0)")
+    starts, ends, numbers, first = fields(data)
+    if not len(numbers):
+        raise ValueError(f"{path}: holds no {item}; expected lines {expected}")
+    words = np.diff(first, append=len(starts))
+    wrong = np.flatnonzero(~np.isin(words, allowed))
+    if len(wrong):
+        raise ValueError(_malformed(path, data, int(numbers[wrong[0]]), f"expected {expected}"))
+    if (words != words[0]).any():
+        number = int(numbers[np.flatnonzero(words != words[0])[0]])
+        raise ValueError(_malformed(path, data, number, "some lines have a label and some have none"))
+    shape = len(numbers), int(words[0])
+    return data, digest, starts.reshape(shape), ends.reshape(shape), numbers
+
+
+def _malformed(path, data, number, expected):
+    line = data.split(b"\n", number)[number - 1].decode(errors="replace").strip()
+    return f"{path}, line {number}: {expected}, found {line[:80]!r}"
 
 
 def read_train_list(path: str | Path, root: str = "") -> TrainList:
@@ -85,19 +109,10 @@ def read_train_list(path: str | Path, root: str = "") -> TrainList:
     Raises:
         FileNotFoundError, ValueError: missing, empty or malformed (with the line's number).
     """
-    lines, digest = _lines(path, "train list")
-    fields = [line.split() for line in lines]
-    for number, parts in enumerate(fields, 1):
-        if parts and len(parts) != 2:
-            raise ValueError(
-                f"{path}, line {number}: expected `speaker path`, found {lines[number - 1].strip()[:80]!r}"
-            )
-    fields = [parts for parts in fields if parts]
-    if not fields:
-        raise ValueError(f"{path}: holds no utterance")
-    speakers, labels = np.unique([speaker for speaker, _ in fields], return_inverse=True)
-    paths = np.array([file.encode() for _, file in fields])
-    return TrainList(str(path), root, paths, labels.reshape(-1).astype(np.int64), speakers.tolist(), digest)
+    data, digest, starts, ends, _ = _read(path, "utterance", (2,), "`speaker path`")
+    buffer = np.frombuffer(data, np.uint8)
+    labels, speakers = Names(buffer, starts[:, 0], ends[:, 0]).ranks()
+    return TrainList(str(path), root, Names(buffer, starts[:, 1].copy(), ends[:, 1].copy()), labels, speakers, digest)
 
 
 def read_trial_list(path: str | Path) -> TrialList:
@@ -106,26 +121,17 @@ def read_trial_list(path: str | Path) -> TrialList:
     Raises:
         FileNotFoundError, ValueError: missing, empty, malformed (with the line's number), or only partly labelled.
     """
-    lines, digest = _lines(path, "trial list")
-    fields, width = [], 0
-    for number, line in enumerate(lines, 1):
-        parts = line.split()
-        if not parts:
-            continue
-        if len(parts) not in (2, 3) or (len(parts) == 3 and parts[0] not in ("0", "1")):
-            raise ValueError(
-                f"{path}, line {number}: expected `label file file` with label 0 or 1, found {line.strip()[:80]!r}"
-            )
-        if width and len(parts) != width:
-            raise ValueError(f"{path}, line {number}: some lines have a label and some have none")
-        width = len(parts)
-        fields.append(parts)
-    if not fields:
-        raise ValueError(f"{path}: holds no trial")
-    files = np.array([parts[-2:] for parts in fields])
-    names, pairs = np.unique(files, return_inverse=True)
-    labels = np.array([int(parts[0]) for parts in fields], dtype=np.int8) if width == 3 else None
-    return TrialList(str(path), names.tolist(), pairs.reshape(files.shape).astype(np.int64), labels, digest)
+    expected = "`label file file` with label 0 or 1"
+    data, digest, starts, ends, numbers = _read(path, "trial", (2, 3), expected)
+    buffer, labels = np.frombuffer(data, np.uint8), None
+    if starts.shape[1] == 3:
+        labels = buffer[starts[:, 0]] - ord("0")
+        wrong = np.flatnonzero((labels > 1) | (ends[:, 0] - starts[:, 0] != 1))
+        if len(wrong):
+            raise ValueError(_malformed(path, data, int(numbers[wrong[0]]), f"expected {expected}"))
+        labels = labels.astype(np.int8)
+    pairs, names = Names(buffer, starts[:, -2:].reshape(-1), ends[:, -2:].reshape(-1)).ranks()
+    return TrialList(str(path), names, pairs.reshape(-1, 2), labels, digest)
 
 
 def evenly(count: int, sample: int) -> range | list[int]:
@@ -133,11 +139,11 @@ def evenly(count: int, sample: int) -> range | list[int]:
     return range(count) if not sample or count <= sample else [i * count // sample for i in range(sample)]
 
 
-def check_files(name: str, paths: list[str]) -> str | None:
-    """Look at the headers of `paths`; return a warning that counts other rates and several channels, or None.
+def check_files(name: str, paths: list[str], bad_percent: float = 0.0) -> list[str]:
+    """Look at the headers of `paths`; return warnings: other rates and several channels, up to `bad_percent` bad files.
 
     Raises:
-        FileNotFoundError: files are missing or unreadable; the first few are named with their number.
+        FileNotFoundError: more files are missing or unreadable; the first few are named with their number.
     """
     bad, rates, mixed = [], Counter(), 0
     for path in paths:
@@ -147,10 +153,12 @@ def check_files(name: str, paths: list[str]) -> str | None:
                 mixed += audio.channels > 1
         except ValueError as error:
             bad.append(str(error))
+    lines = []
     if bad:
-        raise FileNotFoundError(
-            f"{name}: {len(bad)} of {len(paths)} files looked at cannot be used: {'; '.join(bad[:3])}"
-        )
+        line = f"{name}: {len(bad)} of {len(paths)} files looked at cannot be used: {'; '.join(bad[:3])}"
+        if 100 * len(bad) > bad_percent * len(paths):
+            raise FileNotFoundError(line)
+        lines.append(f"warning: {line}")
     other = {rate: count for rate, count in rates.items() if rate != SAMPLE_RATE}
     parts = []
     if other:
@@ -158,7 +166,7 @@ def check_files(name: str, paths: list[str]) -> str | None:
         parts.append(f"{sum(other.values())} of {len(paths)} files resampled to {SAMPLE_RATE} Hz ({detail})")
     if mixed:
         parts.append(f"{mixed} files mixed to one channel")
-    return f"{name}: {', '.join(parts)}" if parts else None
+    return lines + ([f"{name}: {', '.join(parts)}"] if parts else [])
 
 
 def check_training(
@@ -175,16 +183,18 @@ def check_training(
             f"{len(train.speakers) - 1}; give --nClasses {len(train.speakers)}"
         )
     lines = [train.describe()]
-    distinct, first, counts = np.unique(train.paths, return_index=True, return_counts=True)
-    repeated = distinct[counts > 1]
-    if len(repeated):
-        where = np.flatnonzero(train.paths == repeated[0])
-        if len(set(train.labels[where].tolist())) > 1:
-            raise ValueError(f"{train.name}: {repeated[0].decode()} is listed for two speakers")
+    first, again = train.paths.repeated()
+    two = np.flatnonzero(train.labels[first] != train.labels[again])
+    if len(two):
+        raise ValueError(f"{train.name}: {train.paths[again[two[0]]]} is listed for two speakers")
+    if len(again):
         lines.append(
-            f"warning: {train.name}: {len(repeated)} utterances are listed more than once, e.g. {repeated[0].decode()}"
+            f"warning: {train.name}: {len(again)} utterances are listed more than once, e.g. {train.paths[again[0]]}"
         )
     per_speaker = np.bincount(train.labels)
+    single = int((per_speaker == 1).sum())
+    if single and n_per_speaker == 1:
+        lines.append(f"note: {train.name}: {single} speakers have a single utterance: nothing tells voice from session")
     few = int((per_speaker < n_per_speaker).sum())
     if few:
         lines.append(

@@ -139,7 +139,7 @@ def test_file_check_counts_rates(tmp_path):
         noise_file(tmp_path / "b.wav", 44100, channels=2),
         noise_file(tmp_path / "c.wav"),
     ]
-    warning = lists.check_files("train_list", [str(p) for p in paths])
+    (warning,) = lists.check_files("train_list", [str(p) for p in paths])
     assert "2 of 3 files resampled to 16000 Hz (8000 Hz: 1, 44100 Hz: 1), 1 files mixed to one channel" in warning
     with pytest.raises(FileNotFoundError, match="1 of 4 .*gone.wav"):
         lists.check_files("train_list", [*map(str, paths), str(tmp_path / "gone.wav")])

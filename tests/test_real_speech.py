@@ -20,7 +20,7 @@ needs_sample = pytest.mark.skipif(not SAMPLE.is_dir(), reason=f"no real speech i
 @needs_sample
 def test_files_of_24_khz_are_counted_and_read_at_16_khz():
     paths = sorted(str(p) for p in SAMPLE.glob("*/*.wav"))
-    warning = lists.check_files("list", paths)
+    (warning,) = lists.check_files("list", paths)
     assert f"{len(paths)} of {len(paths)} files resampled to 16000 Hz (24000 Hz: {len(paths)})" in warning
     crops = DatasetLoader.load_eval_crops(paths[0], 200, 4)
     assert crops.shape == (4, 32240) and 1e-3 < np.abs(crops).max() <= 1

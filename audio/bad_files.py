@@ -1,0 +1,50 @@
+"""Recordings that could not be read while training: counted, listed in bad_files.txt, and too many of them end the run.
+Entry point: BadFiles(path, recordings, percent).note(found).
+"""
+
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+
+class BadFiles:
+    """The unreadable recordings one process has met.
+
+    Args:
+        path: where they are listed, one `name<tab>reason` a line; processes of one run may share the file.
+        recordings: those of the list that fall to this process.
+        percent: share of them that is borne.
+    """
+
+    def __init__(self, path: str | Path, recordings: float, percent: float):
+        self.path, self.recordings, self.percent, self.known = Path(path), recordings, percent, {}
+
+    def note(self, found: list[tuple[str, str]]):
+        """Take in (name, reason) pairs.
+
+        Raises:
+            RuntimeError: more than the bearable share is unreadable.
+        """
+        new = {name: reason for name, reason in found if name not in self.known}
+        if not new:
+            return
+        before = len(self.known)
+        self.known |= new
+        listed = self.path.read_text(encoding="utf-8") if self.path.is_file() else ""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.writelines(f"{name}\t{reason}\n" for name, reason in new.items() if f"{name}\t" not in listed)
+        share = 100 * len(self.known) / self.recordings
+        if share > self.percent:
+            raise RuntimeError(
+                f"{len(self.known)} of {self.recordings:.0f} recordings ({share:.2f} %) cannot be read, more than "
+                f"--max_bad_files {self.percent:g} %: they are listed in {self.path}, e.g. {next(iter(new.values()))}"
+            )
+        if len(self.known).bit_length() > before.bit_length():  # said at the 1st, 2nd, 4th, 8th, ...
+            name, reason = next(iter(new.items()))
+            tqdm.write(
+                f"warning: {len(self.known)} recordings cannot be read and are replaced by others of their speaker, "
+                f"e.g. {reason}; listed in {self.path}",
+                file=sys.stderr,
+            )
