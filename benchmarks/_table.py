@@ -1,9 +1,11 @@
 """What the benchmarks share: the machine in words, medians, tables."""
 
+import json
 import os
 import platform
 import resource
 import statistics
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -41,8 +43,20 @@ def seconds_of(work, repeats: int, clock=time.perf_counter) -> tuple[float, floa
 
 def peak_megabytes() -> float:
     """Return the peak resident memory of this process in MB (10^6 bytes)."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # getrusage would count the parent's memory before this program was loaded
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024 / 1e6
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+def in_new_process(arguments: list[str], threads: int = 1) -> dict:
+    """Run Python with `arguments` in a process of its own and return the JSON it prints last."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(arguments)[:100]}: {done.stderr.strip()}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def table(head: list[str], rows: list[list]) -> str:

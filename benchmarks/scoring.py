@@ -4,28 +4,20 @@ Entry point: python benchmarks/scoring.py; every measurement runs in a process o
 
 import argparse
 import json
-import os
-import platform
-import resource
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+# in place of this file's own folder, where the name `scoring` would be this file
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from benchmarks._table import in_new_process, machine, peak_megabytes, table
 
 
 def used() -> tuple[float, float]:
     """Return wall-clock and processor seconds of this process so far."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return time.perf_counter(), usage.ru_utime + usage.ru_stime
-
-
-def peak_gigabytes() -> float:
-    """Return the peak resident memory of this process in GB (10^9 bytes)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
+    return time.perf_counter(), time.process_time()
 
 
 def measure_trials(args, mode: str) -> dict:
@@ -44,7 +36,7 @@ def measure_trials(args, mode: str) -> dict:
     wall, cpu = used()
     score_trials(embeddings, offsets, pairs, mode)
     wall_end, cpu_end = used()
-    return {"wall": wall_end - wall, "cpu": cpu_end - cpu, "peak": peak_gigabytes()}
+    return {"wall": wall_end - wall, "cpu": cpu_end - cpu, "peak": peak_megabytes() / 1000}
 
 
 def _random_scores(count: int, separation: float = 2.0):
@@ -72,7 +64,7 @@ def measure_rates(args, shared: bool) -> dict:
         min_dcf(scores, labels)
     cllr(scores, labels)
     wall_end, cpu_end = used()
-    return {"wall": wall_end - wall, "cpu": cpu_end - cpu, "peak": peak_gigabytes()}
+    return {"wall": wall_end - wall, "cpu": cpu_end - cpu, "peak": peak_megabytes() / 1000}
 
 
 def measure_bootstrap(args) -> dict:
@@ -87,7 +79,7 @@ def measure_bootstrap(args) -> dict:
     wall, cpu = used()
     bootstrap_interval(scores, labels, sides)
     wall_end, cpu_end = used()
-    return {"wall": wall_end - wall, "cpu": cpu_end - cpu, "peak": peak_gigabytes()}
+    return {"wall": wall_end - wall, "cpu": cpu_end - cpu, "peak": peak_megabytes() / 1000}
 
 
 MEASUREMENTS = {
@@ -114,49 +106,25 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def run(name: str, argv: list[str], threads: int) -> dict:
-    """Run one measurement in a new process with the given number of threads."""
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    command = [sys.executable, __file__, *argv, "--one", name]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{name}: {done.stderr.strip()}")
-    return json.loads(done.stdout)
-
-
-def cpu_name() -> str:
-    """Return the name of the processor as the system gives it."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
 def main(argv=None):
+    """Print the table, or with --one a measurement."""
     argv = sys.argv[1:] if argv is None else argv
     args = arguments().parse_args(argv)
     if args.one:
         print(json.dumps(MEASUREMENTS[args.one](args)))
         return
-    from importlib.metadata import version
-
-    versions = ", ".join(f"{name} {version(name)}" for name in ("numpy", "scipy", "torch"))
-    print(f"{cpu_name()}, {platform.system()}, Python {platform.python_version()}, {versions}")
+    print(machine())
     print(
         f"{args.trials:,} trials of {args.files:,} files, {args.crops} x {args.crops} crops of {args.dim}; "
         f"{args.scores:,} scores; {args.threads} thread(s); median of {args.repeats}\n"
     )
-    print(f"{'measurement':34} {'wall s':>8} {'cpu s':>8} {'peak GB':>8}")
+    rows = []
     for name in MEASUREMENTS:
-        results = [run(name, argv, args.threads) for _ in range(args.repeats)]
-        wall, cpu, peak = (statistics.median(r[key] for r in results) for key in ("wall", "cpu", "peak"))
-        print(f"{name:34} {wall:8.2f} {cpu:8.2f} {peak:8.2f}", flush=True)
+        results = [in_new_process([__file__, *argv, "--one", name], args.threads) for _ in range(args.repeats)]
+        rows.append([name, *(f"{statistics.median(r[key] for r in results):.2f}" for key in ("wall", "cpu", "peak"))])
+    print(table(["measurement", "wall s", "cpu s", "peak GB"], rows))
     print("\npeak: resident memory of the whole process, data and libraries included")
 
 
 if __name__ == "__main__":
-    # In place of this file's own folder, where the name `scoring` would be this file.
-    sys.path[0] = str(ROOT)
     main()

@@ -144,6 +144,27 @@ def test_a_batch_does_not_depend_on_workers_and_place_of_a_crop(tiny_corpus, tmp
             torch.testing.assert_close(whole, torch.cat([first, second]), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("packs", [False, True])
+def test_what_is_left_for_the_device_gives_the_batch_of_the_loader_process(
+    tiny_corpus, tmp_path, noise_folders, monkeypatch, packs
+):
+    root = tiny_corpus / "wav"
+    if packs:
+        root = tmp_path / "packed"
+        packing.pack(read_train_list(tiny_corpus / "train.txt").paths, str(tiny_corpus / "wav"), root, 1)
+    for changes in ({}, {"augment": True}, {"augment": True, "speed_perturb": "0.9,1.1"}):
+        args = args_of(tmp_path, **changes, **noise_folders)
+        expected = batches(tiny_corpus, args, root)
+        with monkeypatch.context() as patch:  # as on a GPU: banks beside the network, plans travelling with the batch
+            patch.setattr(DatasetLoader, "augment_place", lambda wanted, device: "cuda")
+            found = batches(tiny_corpus, args_of(tmp_path, nDataLoaderThread=2, **changes, **noise_folders), root)
+            utterances = read_train_list(tiny_corpus / "train.txt", str(root))
+            loader = DatasetLoader.train_loader(utterances, args, say=lambda line: None).loader
+        assert all(torch.equal(a, b) and torch.equal(m, n) for (a, m), (b, n) in zip(expected, found, strict=True))
+        travels_small = packs and "speed_perturb" not in changes
+        assert next(iter(loader))["wave"].dtype == (torch.int16 if travels_small else torch.float32)
+
+
 @pytest.mark.parametrize("factors", ["0.9,1.1", "0.5,2", "0.95"])
 def test_speed_of_a_batch_equals_speed_of_a_file(tmp_path, factors):
     wave = (3000 * np.random.default_rng(0).standard_normal(40000)).astype(np.int16)
