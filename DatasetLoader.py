@@ -2,8 +2,11 @@
 Entry points: train_loader(train_list, args, ...) and eval_loader(paths, eval_frames, num_eval, workers).
 """
 
+import contextlib
+import multiprocessing
 import os
 import sys
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -21,6 +24,14 @@ from audio.lists import TrainList
 from audio.samplers import EpochSampler
 from audio.training_crops import TrainDataset, finish
 from engine.args import add_bool
+
+# Numbers that make sense, see engine.args.check_ranges.
+RANGES = {
+    "max_frames": (1, 10**6), "crop_seconds": (0, None), "batch_size": (1, None), "nPerSpeaker": (1, None),
+    "max_seg_per_spk": (1, None), "nDataLoaderThread": (0, 1024), "check_files": (0, None), "max_bad_files": (0, 100),
+    "augment_prob": (0, 1), "augment_bank_gb": (0, None), "time_masks": (0, 100), "time_mask_frames": (0, None),
+    "freq_masks": (0, 100), "freq_mask_bands": (0, None), "spec_augment_prob": (0, 1),
+}  # fmt: skip
 
 
 def add_arguments(parser):
@@ -126,10 +137,32 @@ class TrainLoader:
         self.batch_sampler, self.speeds, self.augmenter = loader.batch_sampler, speeds, augmenter
 
     def __iter__(self):
-        for batch in self.loader:
+        for batch in _watched(self.loader):
             self.bad_files.note(batch.pop("bad"))
             label = batch["label"].to(self.device, non_blocking=True)
             yield finish(batch, self.device, self.speeds, self.augmenter), label
+
+
+def _watched(loader: DataLoader):
+    """Yield the batches of a loader; whatever is raised because a process of it died becomes one RuntimeError."""
+    source = iter(loader)
+    workers = multiprocessing.active_children()
+    while True:
+        try:
+            batch = next(source, None)
+        except Exception as error:
+            for _ in range(100 if isinstance(error, (OSError, EOFError)) else 0):
+                with contextlib.suppress(RuntimeError):  # a broken connection is seen before the death behind it
+                    time.sleep(0.02)
+                    if not all(worker.is_alive() for worker in workers):
+                        break
+            dead = [str(worker.pid) for worker in workers if not worker.is_alive()]
+            if dead:
+                raise RuntimeError(f"DataLoader worker (pid {', '.join(dead)}) was killed") from None
+            raise
+        if batch is None:
+            return
+        yield batch
 
 
 def train_loader(utterances: TrainList, args, world_size: int = 1, rank: int = 0, device="cpu", say=print):
@@ -165,9 +198,8 @@ def train_loader(utterances: TrainList, args, world_size: int = 1, rank: int = 0
         utterances, length, args.seed, args.nClasses, speeds, new, augmenter, change, batches, in_worker
     )
     loader = DataLoader(dataset, batch_sampler=sampler, collate_fn=_as_it_is, **_workers(args.nDataLoaderThread))
-    bad_files = BadFiles(
-        Path(args.save_path) / "bad_files.txt", len(utterances.labels) / world_size, args.max_bad_files
-    )
+    share = len(utterances.labels) / world_size
+    bad_files = BadFiles(Path(args.save_path) / "bad_files.txt", share, args.max_bad_files, say)
     if in_worker:
         return TrainLoader(loader, bad_files, device)
     return TrainLoader(loader, bad_files, device, change, batches and batches.to(device))

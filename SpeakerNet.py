@@ -17,6 +17,13 @@ from engine import checkpoint, distributed, registry
 from engine.args import add_bool
 from scoring import intervals, metrics, plots, trials
 
+# Numbers that make sense, see engine.args.check_ranges.
+RANGES = {
+    "nOut": (1, None), "n_mels": (1, None), "sinc_stride": (1, None), "wav_scale": (1e-6, 1e9),
+    "eval_frames": (0, 10**6), "num_eval": (1, None), "eval_batch_files": (1, None), "dcf_p_target": (1e-9, 1 - 1e-9),
+    "dcf_c_miss": (1e-9, None), "dcf_c_fa": (1e-9, None), "bootstrap": (0, None),
+}  # fmt: skip
+
 
 def add_arguments(parser):
     """Add the flags that say what the network is and how it is evaluated."""
@@ -112,8 +119,12 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> SpeakerNet:
 def from_card(weights: dict, card: dict, path: str | Path) -> SpeakerNet:
     """Build the network that a checkpoint's card describes and put the weights in; the loss is left out."""
     folder, _, name = card["class"].partition(".")
-    network = registry.load(folder, name, task="speaker")(**card["kwargs"])
-    net = SpeakerNet(network, wav_scale=card["meta"]["wav_scale"])
+    try:
+        network = registry.load(folder, name, task="speaker")(**card["kwargs"])
+        net = SpeakerNet(network, wav_scale=float(card["meta"]["wav_scale"]))
+    except (ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} cannot be rebuilt from what it says of itself ({card['class']}): {reason}") from None
     checkpoint.load_weights(net, {n: t for n, t in weights.items() if n.startswith("__S__.")}, path)
     return net
 

@@ -19,7 +19,7 @@ import DatasetLoader
 import SpeakerNet
 from audio import lists
 from engine import checkpoint, distributed, loop, registry, run
-from engine.args import add_bool, make_parser, parse, stored_args
+from engine.args import add_bool, check_ranges, make_parser, parse, stored_args
 from engine.log import RunLog, run_main, versions
 from engine.state import seed_everything
 from scheduler._margin import margin_at
@@ -31,6 +31,10 @@ CLASS_FLAGS = (
     "inter_topk", "inter_topk_margin", "continuous_fallback", "nClasses", "lr_decay", "warmup_epochs", "final_lr",
     "warm_from_zero", "lr_scale_by_batch", "plateau_patience", "momentum", "nesterov", "decoupled_weight_decay",
 )  # fmt: skip
+LOSS_RANGES = {
+    "nClasses": (0, None), "hard_prob": (0, 1), "sub_centres": (1, None), "inter_topk": (0, None),
+    "margin_start_epoch": (0, None), "margin_end_epoch": (0, None), "keep_head_rows": (0, None),
+}  # fmt: skip
 
 # ---------------------------------------------------------------- flags
 
@@ -85,9 +89,7 @@ def main():
     args, given = parse(parser, extend=lambda p, first: registry.add_arguments(p, chosen_classes(first).values()))
     if args.crop_seconds:
         args.max_frames = round(100 * args.crop_seconds)
-    for name in ("batch_size", "nPerSpeaker", "max_frames", "num_eval", "eval_batch_files", "test_interval", "nOut"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name} {getattr(args, name)}: must be at least 1")
+    check_ranges(args, {**SpeakerNet.RANGES, **DatasetLoader.RANGES, **run.RANGES, **LOSS_RANGES})
     args.given = given
     for line in registry.check_taken(given, CLASS_FLAGS, chosen_classes(args)):
         print(line)
@@ -246,6 +248,7 @@ def check(train_list, test, valid, args, loss, log):
     roots = [("train_list", paths, args.max_bad_files)]
     for name, trial_list, root in (("test_list", test, args.test_path), ("valid_list", valid, args.valid_path)):
         if trial_list is not None:
+            lists.check_trials(trial_list)
             log.line(trial_list.describe())
             chosen = lists.evenly(len(trial_list.names), args.check_files)
             roots.append((name, [lists.join(root, trial_list.names[i]) for i in chosen], 0.0))
@@ -300,7 +303,7 @@ def evaluate_only(args):
         for name, value in card["kwargs"].items():
             if name in args.given and getattr(args, name) != value:
                 log.line(f"warning: --{name} {getattr(args, name)} ignored, {path} was trained with {value}")
-        net, normalise = SpeakerNet.from_card(weights, card, path).to(device), card["meta"]["test_normalize"]
+        net, normalise = SpeakerNet.from_card(weights, card, path).to(device), bool(card["meta"].get("test_normalize", True))
         log.line(f"{card['class']} with its arguments from {path}")
     else:
         network, _ = build_network(args)
@@ -309,6 +312,7 @@ def evaluate_only(args):
             log.line(line)
         normalise = getattr(registry.load("loss", args.trainfunc), "test_normalize", True) if args.trainfunc else True
     log.line(f"parameters {sum(p.numel() for p in net.__S__.parameters()):,}, list {args.test_list}")
+    lists.check_trials(test)
     paths = [lists.join(args.test_path, test.names[i]) for i in lists.evenly(len(test.names), args.check_files)]
     for line in lists.check_files("test_list", paths):
         log.line(line)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.args import add_bool, make_parser, parse
-from engine.log import run_main
+from engine.log import make_folder, run_main
 from scoring.intervals import bootstrap_interval
 from scoring.metrics import (
     EER_METHODS,
@@ -110,11 +110,7 @@ def read_trials(args):
     from scoring.trials import match_scores, read_labelled_scores, read_scores
 
     if not args.test_list:
-        try:
-            scores, labels = read_labelled_scores(args.scores)
-        except ValueError as error:
-            raise ValueError(f"{error} (scores with file names need --test_list)") from None
-        return scores, labels, None
+        return *read_labelled_scores(args.scores), None
     trials = read_trial_list(args.test_list)
     if trials.labels is None:
         raise ValueError(f"{args.test_list}: the trials have no labels, so there are no error rates")
@@ -130,6 +126,8 @@ def main(argv=None):
     for p_target in args.dcf_p_target:
         check_costs(p_target, args.dcf_c_miss, args.dcf_c_fa)
     scores, labels, sides = read_trials(args)
+    if args.save_path:
+        make_folder(args.save_path)
     try:
         report = make_report(args, scores, labels, sides)
     except ValueError as error:

@@ -2,10 +2,7 @@
 Entry point: BadFiles(path, recordings, percent).note(found).
 """
 
-import sys
 from pathlib import Path
-
-from tqdm import tqdm
 
 
 class BadFiles:
@@ -15,10 +12,11 @@ class BadFiles:
         path: where they are listed, one `name<tab>reason` a line; processes of one run may share the file.
         recordings: those of the list that fall to this process.
         percent: share of them that is borne.
+        say: called with a line at the 1st, 2nd, 4th, 8th, ... unreadable recording.
     """
 
-    def __init__(self, path: str | Path, recordings: float, percent: float):
-        self.path, self.recordings, self.percent, self.known = Path(path), recordings, percent, {}
+    def __init__(self, path: str | Path, recordings: float, percent: float, say=print):
+        self.path, self.recordings, self.percent, self.say, self.known = Path(path), recordings, percent, say, {}
 
     def note(self, found: list[tuple[str, str]]):
         """Take in (name, reason) pairs.
@@ -41,10 +39,8 @@ class BadFiles:
                 f"{len(self.known)} of {self.recordings:.0f} recordings ({share:.2f} %) cannot be read, more than "
                 f"--max_bad_files {self.percent:g} %: they are listed in {self.path}, e.g. {next(iter(new.values()))}"
             )
-        if len(self.known).bit_length() > before.bit_length():  # said at the 1st, 2nd, 4th, 8th, ...
-            name, reason = next(iter(new.items()))
-            tqdm.write(
+        if len(self.known).bit_length() > before.bit_length():
+            self.say(
                 f"warning: {len(self.known)} recordings cannot be read and are replaced by others of their speaker, "
-                f"e.g. {reason}; listed in {self.path}",
-                file=sys.stderr,
+                f"e.g. {next(iter(new.values()))}; listed in {self.path}"
             )

@@ -2,6 +2,7 @@
 Entry point: AudioFile(path), a context manager with .samples and .read(start, count).
 """
 
+import os
 from fractions import Fraction
 from functools import lru_cache
 
@@ -34,7 +35,8 @@ class AudioFile:
         except (soundfile.LibsndfileError, OSError, TypeError) as error:
             self.file = packed.find(self.path)
             if self.file is None:
-                raise ValueError(f"{self.path}: cannot be read as audio ({str(error).split(': ')[-1]})") from None
+                reason = str(error).split(": ")[-1] if os.path.exists(self.path) else "no such file"
+                raise ValueError(f"{self.path}: cannot be read as audio ({reason})") from None
         self.rate, self.channels = self.file.samplerate, self.file.channels
         if not LOWEST_RATE <= self.rate <= HIGHEST_RATE:
             self.file.close()
@@ -83,7 +85,7 @@ class AudioFile:
             data = self.file.read(count, dtype="int16" if integers else "float32", always_2d=True)
         except (soundfile.LibsndfileError, OSError) as error:
             raise ValueError(f"{self.path}: cannot be decoded at sample {start} ({error})") from None
-        except MemoryError:
+        except (MemoryError, ValueError):  # numpy raises the second for what no address space could hold
             raise ValueError(f"{self.path}: no memory for the {count} samples its header promises") from None
         if len(data) != count:
             raise ValueError(

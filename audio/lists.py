@@ -115,6 +115,17 @@ def read_train_list(path: str | Path, root: str = "") -> TrainList:
     return TrainList(str(path), root, Names(buffer, starts[:, 1].copy(), ends[:, 1].copy()), labels, speakers, digest)
 
 
+def read_recordings(path: str | Path) -> Names:
+    """Return the recordings that a train list (`speaker path`) or a trial list (`label file file`) names, repeated as
+    they are there.
+
+    Raises:
+        FileNotFoundError, ValueError: missing, empty or malformed (with the line's number).
+    """
+    data, _, starts, ends, _ = _read(path, "recording", (2, 3), "`speaker path` or `label file file`")
+    return Names(np.frombuffer(data, np.uint8), starts[:, 1:].reshape(-1), ends[:, 1:].reshape(-1))
+
+
 def read_trial_list(path: str | Path) -> TrialList:
     """Read a list of `label file file` lines (1 = same speaker), or of `file file` lines without labels.
 
@@ -137,6 +148,17 @@ def read_trial_list(path: str | Path) -> TrialList:
 def evenly(count: int, sample: int) -> range | list[int]:
     """Return the indices of `sample` evenly spaced ones of `count` items, of all where `sample` is 0 or not smaller."""
     return range(count) if not sample or count <= sample else [i * count // sample for i in range(sample)]
+
+
+def check_trials(trials: TrialList):
+    """Check that error rates can be had from a labelled list.
+
+    Raises:
+        ValueError: it has targets only, or impostors only.
+    """
+    if trials.labels is not None and len(set(trials.labels.tolist())) == 1:
+        kind = "impostor trial (label 0)" if trials.labels[0] else "target trial (label 1)"
+        raise ValueError(f"{trials.name}: holds no {kind} among {len(trials.labels)}: no error rate can be had from it")
 
 
 def check_files(name: str, paths: list[str], bad_percent: float = 0.0) -> list[str]:

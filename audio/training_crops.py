@@ -47,7 +47,6 @@ class TrainDataset(Dataset):
         self.place[self.by_speaker] = np.arange(len(self.by_speaker))
         self.counts = np.bincount(utterances.labels)
         self.first = np.cumsum(self.counts) - self.counts
-        self.unreadable = {}
 
     def __getitems__(self, items: list[tuple]) -> dict:
         """Return the batch of `items`: "wave" (crops, samples), "label" (speakers,), "bad" (path, reason) pairs, and
@@ -104,16 +103,13 @@ class TrainDataset(Dataset):
         first, count = self.first[speaker], self.counts[speaker]
         for turn in range(count):
             other = int(self.by_speaker[first + (self.place[utterance] - first + turn) % count])
-            if other in self.unreadable:
-                bad.append(self.unreadable[other])  # told again: the trainer may have been started anew
-                continue
+            if turn:
+                u = uniform(self.seed, epoch, np.array([other]))[0, 0]
             try:
-                if turn:
-                    u = uniform(self.seed, epoch, np.array([other]))[0, 0]
                 return self._fill(out, epoch, other, float(u), number)
             except ValueError as error:
-                self.unreadable[other] = self.utterances.paths[other], str(error)
-                bad.append(self.unreadable[other])
+                # not remembered here: what a batch holds must not depend on what this process has met before
+                bad.append((self.utterances.paths[other], str(error)))
         return None
 
     def _fill(self, out, epoch, utterance, u, number):

@@ -4,26 +4,26 @@ Entry point: pack(names, root, folder, workers); finished parts are kept, so tha
 
 import json
 import os
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from audio import packed
 from audio.io import read_audio
 from audio.lists import join
 from audio.names import Names
+from corpora.disk import full_disk_named
+from corpora.progress import in_parallel
 
 # Recordings in a part: some hundred MB of utterances, and 273 open files for a million of them.
 PART = 4000
 BAD_FILES = "bad_files.txt"
 
 
-def pack(names: Names, root: str, folder: str | Path, workers: int | None = None) -> str:
+def pack(names: Names, root: str, folder: str | Path, workers: int = 0) -> str:
     """Pack the recordings `names` found below `root` into `folder`; return a line that says what was done.
 
-    Unreadable recordings are left out, counted and listed in bad_files.txt.
+    Unreadable recordings are left out, counted and listed in bad_files.txt. `workers`: processes, 0 for one per core.
 
     Raises:
         ValueError: the folder holds parts of another list, or nothing could be read.
@@ -36,10 +36,8 @@ def pack(names: Names, root: str, folder: str | Path, workers: int | None = None
     _claim(folder, names, rows, root)
     jobs = [(names, rows[first : first + PART], root, folder, n) for n, first in enumerate(range(0, len(rows), PART))]
     todo = [job for job in jobs if not _lengths_file(folder, job[-1]).is_file()]
-    with ProcessPoolExecutor(workers) as pool:
-        done = pool.map(_write_part, *zip(*todo)) if todo else ()
-        for _ in tqdm(done, "packed audio", len(jobs), initial=len(jobs) - len(todo), unit="part", disable=None):
-            pass
+    for _ in in_parallel(_write_part, todo, workers, "packed audio", "part"):
+        pass
     return _write_index(folder, names, rows, len(jobs))
 
 
@@ -50,7 +48,7 @@ def _claim(folder, names, rows, root):
     if not path.is_file():
         _replace(path, json.dumps(plan).encode())
     elif json.loads(path.read_text()) != plan:
-        raise ValueError(f"{folder} already holds packed audio of another list or folder: choose another --pack_path")
+        raise ValueError(f"{folder} already holds packed audio of another list or folder: choose another --pack_to")
 
 
 def _lengths_file(folder, part):
@@ -63,27 +61,24 @@ def _replace(path, data):
     os.replace(temporary, path)
 
 
-def _write_part(names, rows, root, folder, part):
+def _write_part(job):
     """Write one part, then its table of lengths (-1: not readable), whose presence marks the part as finished."""
+    names, rows, root, folder, part = job
     target = folder / packed.part_name(part)
     temporary = target.with_name(target.name + ".tmp")
     lengths, problems = np.full(len(rows), -1, np.int64), []
-    try:
-        with open(temporary, "wb") as file:
-            for place, row in enumerate(rows):
-                try:
-                    wave = packed.to_int16(read_audio(join(root, names[row])))
-                except ValueError as error:
-                    problems.append(f"{names[row]}\t{error}\n")
-                    continue
-                file.write(wave.data)
-                lengths[place] = len(wave)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(f"{target}: {error.strerror or error}; free some space and run the same command again") from None
+    with full_disk_named(target), open(temporary, "wb") as file:
+        for place, row in enumerate(rows):
+            try:
+                wave = packed.to_int16(read_audio(join(root, names[row])))
+            except ValueError as error:
+                problems.append(f"{names[row]}\t{error}\n")
+                continue
+            file.write(wave.data)
+            lengths[place] = len(wave)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, target)
     (folder / f"{target.name}.bad").write_text("".join(problems), encoding="utf-8")
     marker = _lengths_file(folder, part)
     with open(marker.with_suffix(".tmp"), "wb") as file:

@@ -19,13 +19,15 @@ NOT_STORED = (
 
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
 
+MOST_CONFIG_BYTES = 2**20  # a config has a few kilobytes; a list or a checkpoint given by mistake is told at once
+
 
 def parse_bool(text: object) -> bool:
     """Read True/False, 1/0 or yes/no in any case; anything else is an argparse error."""
     word = str(text).strip().lower()
     if word in TRUE + FALSE:
         return word in TRUE
-    raise argparse.ArgumentTypeError(f"{text!r} is neither True/1/yes nor False/0/no")
+    raise argparse.ArgumentTypeError(f"{short(text)} is neither True/1/yes nor False/0/no")
 
 
 def add_bool(parser, *names: str, default: bool = False, help: str = ""):
@@ -44,8 +46,17 @@ def add_bool(parser, *names: str, default: bool = False, help: str = ""):
 def nearest(name: str, names: Sequence[str]) -> str:
     """Return ", nearest: <name>" for the closest of `names` in any case, or an empty string."""
     by_lower = {n.lower(): n for n in names}
-    close = difflib.get_close_matches(name.lower(), list(by_lower), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name[:80].lower(), list(by_lower), n=1, cutoff=0.6)
     return f", nearest: {by_lower[close[0]]}" if close else ""
+
+
+def short(value: object) -> str:
+    """Return `value` as Python writes it, cut to 80 characters, for an error line."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to write integers of thousands of digits
+        return f"a {type(value).__name__} too large to write"
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -61,7 +72,7 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, without the page of usage."""
 
     def error(self, message):
-        self.exit(2, f"error: {message} (--help lists all flags)\n")
+        self.exit(2, f"error: {' '.join(message.split())} (--help lists all flags)\n")
 
 
 def make_parser(description: str) -> Parser:
@@ -107,8 +118,10 @@ def parse(
     known = argparse.Namespace(**{a.dest: unset for a in _options(parser) if a.dest != "set"})
     args, unknown = parser.parse_known_args(argv, known)
     if unknown:
-        flags = [s for a in _options(parser) for s in a.option_strings]
-        parser.error(f"unknown argument {unknown[0]}{nearest(unknown[0].split('=')[0], flags)}")
+        # compared without the dashes, which all have in common
+        flags = [s.lstrip("-") for a in _options(parser) for s in a.option_strings]
+        near = nearest(unknown[0].split("=")[0].lstrip("-"), flags).replace(": ", ": --")
+        parser.error(f"unknown argument {unknown[0]}{near}")
     given = {}
     for action in _options(parser):
         if getattr(args, action.dest) is unset:
@@ -116,6 +129,9 @@ def parse(
             setattr(args, action.dest, action.default)
         elif action.dest not in ("set", "config"):
             given[action.dest] = "flag"
+            value = getattr(args, action.dest)
+            for number in value if isinstance(value, list) else [value]:
+                _check_finite(number, f"{action.option_strings[0]} {number}", number)
     _overlay(parser, args, given, strict=True)
     return args, given
 
@@ -140,11 +156,15 @@ def _overlay(parser, args, given, strict):
             action = names.get(key)
             if action is None:
                 if strict:
-                    raise ValueError(f"{origin}: unknown key {key!r}{nearest(str(key), list(names))}")
+                    raise ValueError(f"{origin}: unknown key {short(key)}{nearest(str(key), list(names))}")
                 continue
             converted = convert(action, value, f"{origin}: {key}")
             if strict and given.get(action.dest) == "flag" and converted != getattr(args, action.dest):
-                print(f"{origin} changes --{action.dest} from {getattr(args, action.dest)!r} to {converted!r}")
+                secret = action.dest == "password"
+                print(
+                    f"{origin} changes --{action.dest}"
+                    + ("" if secret else f" from {getattr(args, action.dest)!r} to {converted!r}")
+                )
             setattr(args, action.dest, converted)
             given[action.dest] = source
 
@@ -152,32 +172,56 @@ def _overlay(parser, args, given, strict):
 def _split_setting(text):
     key, equals, value = text.partition("=")
     if not equals:
-        raise ValueError(f"--set {text}: write it as key=value")
+        raise ValueError(f"--set {short(text)}: write it as key=value")
     return key.strip().lstrip("-"), value.strip()
 
 
 def read_config(path: str | Path) -> dict:
-    """Read a flat YAML mapping; an empty file is an empty mapping.
+    """Read a flat YAML mapping of names to values or lists of values; an empty file is an empty mapping.
 
     Raises:
-        ValueError: the file is no YAML, no mapping, or nested.
+        ValueError: the file is no YAML, no mapping, nested, too large, or has a key twice.
         FileNotFoundError: there is no such file.
     """
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"--config {path}: a folder, not a YAML file")
     if not path.is_file():
         raise FileNotFoundError(f"--config {path}: no such file")
+    if path.stat().st_size > MOST_CONFIG_BYTES:
+        raise ValueError(f"--config {path}: {path.stat().st_size} bytes are too many for a config")
+    data = path.read_bytes()
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: a config is a mapping of flag names to values, not a {type(values).__name__}")
-    for key, value in values.items():
-        if isinstance(value, dict):
-            raise ValueError(f"{path}: {key}: nested mappings are not allowed, use flat flag names")
-    return values
+        loader = yaml.SafeLoader(data.decode("utf-8-sig"))
+        node = loader.get_single_node()
+        problem = _not_flat(node)
+        # What is nested is not constructed: aliases in aliases would fill the memory.
+        values = None if problem or node is None else loader.construct_document(node)
+    except Exception as error:  # constructors of dates, numbers, ... raise whatever Python raises on a wrong text
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: not valid YAML: {reason[:300] or type(error).__name__}") from None
+    if problem:
+        raise ValueError(f"{path}: {problem}")
+    return values or {}
+
+
+def _not_flat(node) -> str:
+    """Return what keeps a YAML node from being a mapping of names to values or lists of values, or nothing."""
+    if node is None or node.tag == "tag:yaml.org,2002:null":
+        return ""
+    if node.tag != "tag:yaml.org,2002:map":
+        return f"a config is a mapping of flag names to values, not a {node.id}"
+    seen = set()
+    for key, value in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            return "a key is a flag name, not a list or mapping"
+        items = value.value if isinstance(value, yaml.SequenceNode) else [value]
+        if not all(isinstance(item, yaml.ScalarNode) for item in items):
+            return f"{short(key.value)}: nested mappings and lists are not allowed, use flat flag names"
+        if key.value in seen:
+            return f"{short(key.value)}: given twice, line {key.start_mark.line + 1}"
+        seen.add(key.value)
+    return ""
 
 
 def convert(action, value, where: str):
@@ -200,17 +244,36 @@ def _convert_one(action, value, where):
     if kind is int and isinstance(value, float) and value.is_integer():
         value = int(value)
     if kind in (int, float) and isinstance(value, bool):
-        raise ValueError(f"{where}: {value!r} is no number")
+        raise ValueError(f"{where}: {short(value)} is no number")
     try:
         converted = kind(value if kind is str and isinstance(value, str) else str(value))
     except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
-        message = str(error) if isinstance(error, argparse.ArgumentTypeError) else f"{value!r} is no {kind.__name__}"
+        own = isinstance(error, argparse.ArgumentTypeError)
+        message = str(error) if own else f"{short(value)} is no {kind.__name__}"
         raise ValueError(f"{where}: {message}") from None
-    if isinstance(converted, float) and not math.isfinite(converted):
-        raise ValueError(f"{where}: {value!r} is not a finite number")
+    _check_finite(converted, where, value)
     if action.choices is not None and converted not in action.choices:
-        raise ValueError(f"{where}: {value!r} is none of {', '.join(map(str, action.choices))}")
+        raise ValueError(f"{where}: {short(value)} is none of {', '.join(map(str, action.choices))}")
     return converted
+
+
+def _check_finite(value, where, given):
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where}: {short(given)} is not a finite number")
+
+
+def check_ranges(args: argparse.Namespace, ranges: dict[str, tuple]):
+    """Check the numbers of `args` against {name: (least, most)}, either of which may be None.
+
+    Raises:
+        ValueError: one lies outside; the message names its flag.
+    """
+    for name, (least, most) in ranges.items():
+        value = getattr(args, name, None)
+        if value is None or ((least is None or value >= least) and (most is None or value <= most)):
+            continue
+        words = ([f"at least {least}"] if least is not None else []) + ([f"at most {most}"] if most is not None else [])
+        raise ValueError(f"--{name} {value}: must be {' and '.join(words)}")
 
 
 def stored_args(args: argparse.Namespace) -> dict:

@@ -6,15 +6,20 @@ import os
 import pickle
 import re
 import tempfile
+import warnings
 import zipfile
 from pathlib import Path
 
 import torch
 
 from engine import distributed
+from engine.args import short
 from engine.state import State
 
 LAST, BEST = "last.pt", "best.pt"
+
+# What a checkpoint says of itself.
+CARD = {"class": str, "kwargs": dict, "meta": dict}
 
 
 def write(path: str | Path, payload: dict):
@@ -36,6 +41,8 @@ def write(path: str | Path, payload: dict):
     except (OSError, RuntimeError) as error:
         # torch reports a full disk as a RuntimeError of its own writer
         Path(temporary).unlink(missing_ok=True)
+        if str(error).startswith("DataLoader worker"):
+            raise  # its death is told by a signal, whose handler raised here
         raise OSError(
             f"{path}: could not be written ({error}); free some space and run the same command again"
         ) from error
@@ -73,30 +80,27 @@ def read(path: str | Path):
         raise ValueError(
             f"{path} is a Git-LFS pointer of {size} bytes, not the weights: run `git lfs pull` where it came from"
         )
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()  # torch does not compare the check sums
+            if damaged is not None:
+                raise ValueError(f"the check sum of {damaged[:80]} is wrong")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it advises to report other pickle protocols to PyTorch
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         # torch's own message advises to switch the protection off
         raise ValueError(
             f"{path}: not a checkpoint of plain tensors: no checkpoint, or one with code, which is not run"
         ) from None
-    except (
-        RuntimeError,
-        EOFError,
-        KeyError,
-        ValueError,
-        IndexError,
-        TypeError,
-        AttributeError,
-        zipfile.BadZipFile,
-        OSError,
-    ) as error:
+    except Exception as error:  # the readers of zip, pickle and safetensors raise all kinds on damaged bytes
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path}: damaged or not a checkpoint ({reason})") from None
+        raise ValueError(f"{path}: damaged or not a checkpoint ({reason[:200]})") from None
 
 
 def weights_of(payload, path: str | Path = "checkpoint") -> tuple[dict[str, torch.Tensor], dict]:
@@ -113,23 +117,37 @@ def weights_of(payload, path: str | Path = "checkpoint") -> tuple[dict[str, torc
     if not isinstance(payload, dict):
         raise ValueError(f"{path}: holds a {type(payload).__name__}, not a state dict")
     if "state_dict" in payload and "class" in payload:
-        card = {key: payload[key] for key in ("class", "kwargs", "meta")}
-        averaged = (payload.get("training") or {}).get("ema") or {}
-        state = list(averaged.values())[-1] if averaged else payload["state_dict"]
+        card = {key: payload.get(key) for key in CARD}
+        wrong = [key for key, kind in CARD.items() if not isinstance(card[key], kind)]
+        if wrong:
+            raise ValueError(f"{path}: damaged: its {wrong[0]!r} is a {type(card[wrong[0]]).__name__}")
+        training = payload.get("training")
+        averaged = training.get("ema") if isinstance(training, dict) else None
+        state = list(averaged.values())[-1] if averaged and isinstance(averaged, dict) else payload["state_dict"]
     elif "model_state_dict" in payload:
         state = payload["model_state_dict"]
     elif isinstance(payload.get("model"), dict):
         state = payload["model"]
     else:
         state = payload
-    if not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise ValueError(f"{path}: no known checkpoint layout (keys: {', '.join(list(map(str, payload))[:6])})")
+    if not isinstance(state, dict) or not state or not all(map(_is_weight, state, state.values())):
+        keys = ", ".join(short(key) for key in list(payload)[:6])
+        raise ValueError(f"{path}: no known checkpoint layout (keys: {keys})")
     if card:
         return dict(state), card
     named = {re.sub(r"(^|\.)module\.", r"\1", name): tensor for name, tensor in state.items()}
     if not any(name.startswith(("__S__.", "__L__.")) for name in named):
         named = {"__S__." + name: tensor for name, tensor in named.items()}
     return named, card
+
+
+def _is_weight(name, value):
+    return (
+        isinstance(name, str)
+        and isinstance(value, torch.Tensor)
+        and value.layout == torch.strided
+        and not (value.is_meta or value.is_quantized)
+    )
 
 
 def load_weights(
@@ -152,7 +170,8 @@ def load_weights(
         allow_partial: load what fits of the network and report the rest.
 
     Raises:
-        ValueError: the network's names or shapes differ (the message lists them), or the head's where it must be kept.
+        ValueError: the network's names or shapes differ (the message lists them), or the head's where it must be kept,
+            or there are numbers that are not finite.
     """
     own = module.state_dict()
     if keep_head_rows:
@@ -171,6 +190,9 @@ def load_weights(
         raise ValueError(f"{path} does not fit this network: {_some(network_problems)}; check --model and its options")
     if head_problems and (keep_head or keep_head_rows):
         raise ValueError(f"{path}: the head must fit to be kept: {_some(head_problems)}")
+    broken = [n for n, t in fits.items() if own[n].isfinite().all() and not t.isfinite().all()]
+    if broken:
+        raise ValueError(f"{path}: holds numbers that are not finite, in {_some(broken)}; take an earlier checkpoint")
     module.load_state_dict(fits, strict=False)
     messages = [f"loaded {len(fits)} of {len(own)} entries from {path}"]
     if head_problems:
@@ -191,20 +213,21 @@ def _some(items, most=5):
     return "; ".join(items[:most]) + (f"; and {len(items) - most} more" if len(items) > most else "")
 
 
-def save_run(state: State, folder: str | Path, name: str = LAST, also: tuple[str, ...] = ()):
-    """Write the run's state to `folder`/checkpoints/`name`, and link or copy it to the names in `also`.
+def save_run(state: State, folder: str | Path, also: tuple[str, ...] = ()):
+    """Write the run's state to `folder`/checkpoints/ under the names in `also` and, linked or copied, as last.pt.
 
+    Last in this order: were the run killed in between, it would go on from before and write all of them again.
     Every rank must call it. An error of rank 0 (a full disk) is raised on all ranks.
     """
     training = state.training_state()
     error = None
     if distributed.is_main():
-        target = Path(folder) / "checkpoints" / name
+        first, *others = (Path(folder) / "checkpoints" / name for name in (*also, LAST))
         payload = {**state.card, "state_dict": state.module.state_dict(), "training": training}
         try:
-            write(target, payload)
-            for other in also:
-                link_or_copy(target, target.with_name(other))
+            write(first, payload)
+            for other in others:
+                link_or_copy(first, other)
         except OSError as problem:
             error = problem
     distributed.stop_if_any_failed(error)
@@ -221,6 +244,12 @@ def link_or_copy(source: Path, target: Path):
     except OSError:
         shutil.copyfile(source, temporary)
     os.replace(temporary, target)
+
+
+def remove_unfinished(folder: str | Path):
+    """Delete what a run killed while saving has left of a run folder's checkpoints: half-written temporary files."""
+    for path in (Path(folder) / "checkpoints").glob(".*.part"):
+        path.unlink(missing_ok=True)
 
 
 def prune(folder: str | Path, keep: int):

@@ -2,6 +2,7 @@
 Entry points: RunLog(folder) and run_main(main), which turns a user's error into one line.
 """
 
+import errno
 import json
 import math
 import os
@@ -14,11 +15,12 @@ import zipfile
 from pathlib import Path
 
 from engine.args import write_args
-from engine.distributed import leave
 
 ROOT = Path(__file__).resolve().parent.parent
 # folders of the checkout that hold no code of a run
 NOT_CODE = ("exps", "data", "tests")
+# of an error line: lists of names with their nearest fit, a file given as a name does not
+MOST_CHARACTERS = 1500
 
 # How a scalar is worded in the line of an epoch; others are printed under their own name.
 WORDING = {
@@ -45,7 +47,7 @@ class RunLog:
         self.folder, self.writes, self.board, self.advised = Path(folder), writes, None, set()
         if not writes:
             return
-        (self.folder / "result").mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder / "result")
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -104,6 +106,20 @@ class RunLog:
             self.board.close()
 
 
+def make_folder(path: str | Path):
+    """Make a folder to write into, with those above it.
+
+    Raises:
+        OSError: a file is in the way, or it may not be written there.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, "no permission to write")
+    except OSError as error:
+        raise OSError(f"{path}: cannot be made ({error.strerror}); choose another --save_path") from None
+
+
 def versions() -> dict[str, str]:
     """Return what a result depends on: git revision and versions of Python, torch and numpy."""
     import numpy
@@ -141,7 +157,9 @@ def run_main(main):
             print(f"error: {one_line(error)}", file=sys.stderr)
         code = 2 if expected else 1
         release_frames(error)
-    leave(code or 0)
+    # a script that has loaded no network needs no torch to end
+    module = sys.modules.get("engine.distributed")
+    module.leave(code or 0) if module else sys.exit(code or 0)
 
 
 def release_frames(error: BaseException | None):
@@ -156,11 +174,17 @@ def release_frames(error: BaseException | None):
 
 
 def one_line(error: BaseException) -> str:
-    """Return an exception's message as one line; of an error of a loader process, the line that was raised there."""
+    """Return an exception's message as one line; of an error of a loader process, the line that was raised there.
+
+    A very long one loses its middle, and characters that would steer the terminal become question marks.
+    """
     lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     text = lines[-1] if lines[0].startswith("Caught ") else " ".join(line.strip() for line in lines)
     if "Bus error" in text or "shared memory" in text:
         text += " (give the container more with --shm-size, or lower --nDataLoaderThread)"
+    if text.startswith("DataLoader worker"):
+        text += " (a loader process was killed, often for want of memory: lower --nDataLoaderThread)"
     for name in ("ValueError: ", "RuntimeError: ", "FileNotFoundError: ", "OSError: "):
         text = text.removeprefix(name)
-    return text
+    text = "".join(c if c.isprintable() else "?" for c in text)
+    return text if len(text) <= MOST_CHARACTERS else f"{text[: MOST_CHARACTERS - 300]} ... {text[-300:]}"

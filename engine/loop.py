@@ -59,17 +59,19 @@ def fit(state: State, loader, step_fn, evaluate_fn, log: RunLog, args, before_st
         RuntimeError: --max_skipped_steps steps were not finite.
     """
     with Interruption() as interruption:
-        while state.epoch <= args.max_epoch and not (_reached_max_steps(state, args) or _stops_early(state, args)):
+        while state.epoch <= args.max_epoch and not (_is_done(state, args) or _stops_early(state, args)):
             caught = _train_epoch(state, loader, step_fn, log, args, before_step, after_step, interruption)
             if not caught:
-                _finish_epoch(state, evaluate_fn, log, args, complete=state.batch >= _usable_batches(loader, args))
-                caught = interruption.reached(0)
+                complete = state.batch >= _usable_batches(loader, args)
+                _finish_epoch(state, evaluate_fn, log, args, complete, interruption)
+                caught = interruption.compare_now()
             if caught:
                 checkpoint.save_run(state, args.save_path)
                 name = signal.Signals(caught).name
                 log.say(
                     f"{name}: saved at epoch {state.epoch}, batch {state.batch}; the same command goes on from there"
                 )
+                log.close()
                 return INTERRUPTED
     if _stops_early(state, args):
         log.line(f"stopped early: {state.evaluations_without_gain} evaluations without a better one")
@@ -79,6 +81,11 @@ def fit(state: State, loader, step_fn, evaluate_fn, log: RunLog, args, before_st
 
 def _reached_max_steps(state, args):
     return bool(args.max_steps) and state.step >= args.max_steps
+
+
+def _is_done(state, args):
+    # a run killed in its last evaluation has reached its steps, but has not finished there
+    return _reached_max_steps(state, args) and state.finished == state.step
 
 
 def _stops_early(state, args):
@@ -108,7 +115,7 @@ def _train_epoch(state, loader, step_fn, log, args, before_step, after_step, int
         disable=None if log.writes else True,
         leave=False,
     )
-    source = iter(loader) if state.batch < total else iter(())
+    source = _batches(loader) if state.batch < total and not _reached_max_steps(state, args) else None
     while state.batch < total and not _reached_max_steps(state, args):
         asked = time.perf_counter()
         batch = tuple(t.to(state.device, non_blocking=True) for t in next(source))
@@ -131,13 +138,14 @@ def _train_epoch(state, loader, step_fn, log, args, before_step, after_step, int
             state.scheduler.step()
         if after_step is not None:
             after_step(state.step)
-        caught = interruption.reached(state.step)
-        if interval.steps.count == args.log_interval or state.batch == total or caught:
+        caught, due = interruption.compare(time.monotonic() - last_saved > 60 * args.save_minutes)
+        due = due or (args.save_steps > 0 and state.step % args.save_steps == 0)
+        if interval.steps.count == args.log_interval or state.batch == total or caught or due:
             _log_interval(state, interval, log, args, bar)
             interval = Interval(state)
-            if distributed.any_rank(int(time.monotonic() - last_saved > 60 * args.save_minutes)):
-                checkpoint.save_run(state, args.save_path)
-                last_saved = time.monotonic()
+        if due and not caught and state.batch < total:
+            checkpoint.save_run(state, args.save_path)
+            last_saved = time.monotonic()
         if caught:
             bar.close()
             return caught
@@ -145,6 +153,20 @@ def _train_epoch(state, loader, step_fn, log, args, before_step, after_step, int
     line = words({**epoch_means.read(), "lr": state.optimizer.param_groups[0]["lr"]})
     log.line(f"Epoch {state.epoch}, {line}")
     return 0
+
+
+def _batches(loader):
+    """Yield the loader's batches, and leave torch's generator as it was.
+
+    A loader draws a seed for its processes from it when its first batch is asked for. A run resumed within an epoch
+    asks once more than one that was never stopped, and would go on with other random numbers.
+    """
+    source = None
+    while True:
+        with torch.random.fork_rng(devices=[]):
+            source = iter(loader) if source is None else source
+            batch = next(source)
+        yield batch
 
 
 def _backward(state, step_fn, batch, accumulate, complete):
@@ -220,7 +242,7 @@ def _log_interval(state, interval, log, args, bar):
     )
 
 
-def _finish_epoch(state, evaluate_fn, log, args, complete):
+def _finish_epoch(state, evaluate_fn, log, args, complete, interruption):
     """Evaluate where it is due, step an epoch scheduler, and store the state."""
     last = state.epoch >= args.max_epoch or _reached_max_steps(state, args)
     due = evaluate_fn is not None and (last or (complete and state.epoch % args.test_interval == 0))
@@ -229,7 +251,7 @@ def _finish_epoch(state, evaluate_fn, log, args, complete):
         # stored before: an evaluation that fails or is killed costs no training
         checkpoint.save_run(state, args.save_path)
         state.module.eval()
-        with averaged_weights(state):
+        with averaged_weights(state), interruption.all_saved():
             scores = evaluate_fn()
         log.scalars(state.step, state.epoch, state.samples, scores)
         log.line(f"Epoch {state.epoch}, {words(scores)}")
@@ -243,9 +265,10 @@ def _finish_epoch(state, evaluate_fn, log, args, complete):
     if "choose" in scores:
         state.best = scores["choose"] if better else state.best
         state.evaluations_without_gain = 0 if better else state.evaluations_without_gain + 1
+    state.finished = state.step
     if complete:
         state.epoch, state.batch = state.epoch + 1, 0
-    also = ([f"step_{state.step}.pt"] if due else []) + ([checkpoint.BEST] if better else [])
+    also = ([checkpoint.BEST] if better else []) + ([f"step_{state.step}.pt"] if due else [])
     checkpoint.save_run(state, args.save_path, also=tuple(also))
     if distributed.is_main():
         checkpoint.prune(args.save_path, args.keep_checkpoints)

@@ -36,7 +36,9 @@ def load(folder: str, name: str, task: str | None = None):
         ValueError: there is no such file (the message lists what exists and the nearest name), it lacks the class, or
             it is for another task.
     """
-    flag, attribute = FLAG.get(folder, folder), KINDS[folder]
+    if folder not in KINDS:
+        raise ValueError(f"{folder}.{name}: no class by name; these are in {', '.join(KINDS)}")
+    flag, attribute = FLAG[folder], KINDS[folder]
     available = names(folder, task)
     if not name:
         raise ValueError(f"{flag} is required, one of: {', '.join(available)}")

@@ -9,6 +9,15 @@ from engine.args import add_bool
 from engine.log import RunLog
 from engine.state import State
 
+# Numbers that make sense, see engine.args.check_ranges.
+RANGES = {
+    "seed": (0, 2**63 - 1), "max_epoch": (1, None), "max_steps": (0, None), "accumulate": (1, None), "lr": (0, None),
+    "lr_decay": (0, 1), "weight_decay": (0, None), "warmup_epochs": (0, None), "final_lr": (0, None),
+    "plateau_patience": (0, None), "momentum": (0, 1), "clip_grad": (0, None), "ema": (0, 1 - 1e-12),
+    "test_interval": (1, None), "log_interval": (1, None), "max_skipped_steps": (0, None), "save_minutes": (0, None),
+    "save_steps": (0, None), "keep_checkpoints": (0, None), "early_stop": (0, None),
+}  # fmt: skip
+
 
 def add_arguments(parser):
     """Add the flags of the loop, the optimizer and the scheduler."""
@@ -75,6 +84,9 @@ def add_arguments(parser):
         help="store the state within an epoch when so many minutes have passed",
     )
     group.add_argument(
+        "--save_steps", type=int, default=0, help="store the state every so many optimiser steps too (0: not)"
+    )
+    group.add_argument(
         "--keep_checkpoints", type=int, default=3, help="step_N.pt files kept beside best.pt and last.pt"
     )
     group.add_argument(
@@ -103,10 +115,6 @@ def prepare(module, optimizer, args, device, scheduler=None, scheduler_unit="epo
     """
     if scheduler_unit not in ("epoch", "iteration"):
         raise ValueError(f"a scheduler is stepped by 'epoch' or 'iteration', not by {scheduler_unit!r}")
-    if args.accumulate < 1:
-        raise ValueError(f"--accumulate {args.accumulate}: must be at least 1")
-    if not 0 <= args.ema < 1:
-        raise ValueError(f"--ema {args.ema}: a share from 0 to below 1")
     if args.sync_bn and (device.type != "cuda" or not distributed.is_distributed()):
         raise ValueError("--sync_bn works over several CUDA processes only")
     autocast = scaler = None
@@ -142,10 +150,14 @@ def samples_per_step(args) -> int:
 def resume(state: State, log: RunLog, args) -> bool:
     """Put the newest checkpoint of the run folder into `state`; return whether there was one.
 
+    Rank 0 reads it for all, which might each see another state of a shared folder; it also clears up after killed runs.
+
     Raises:
         ValueError: --resume never and the folder holds checkpoints, or the checkpoint is of another network.
     """
-    found = checkpoint.newest(args.save_path)
+    if distributed.is_main():
+        checkpoint.remove_unfinished(args.save_path)
+    found = distributed.from_main(lambda: checkpoint.newest(args.save_path))
     if found is None:
         return False
     path, payload = found

@@ -18,7 +18,8 @@ class State:
 
     `module` holds network and loss together and is what checkpoints store; `parallel` is the same as it is called
     (wrapped by DistributedDataParallel or compiled). Counters: `step` optimiser steps, `epoch` the current one from 1,
-    `batch` batches of it already used, `samples` items seen by all ranks.
+    `batch` batches of it already used, `samples` items seen by all ranks, `finished` the step at which an epoch was
+    last ended, its evaluation included.
     """
 
     module: torch.nn.Module
@@ -40,8 +41,9 @@ class State:
     best: float | None = None
     evaluations_without_gain: int = 0
     skipped_steps: int = 0
+    finished: int = -1
 
-    COUNTERS = ("step", "epoch", "batch", "samples", "best", "evaluations_without_gain", "skipped_steps")
+    COUNTERS = ("step", "epoch", "batch", "samples", "best", "evaluations_without_gain", "skipped_steps", "finished")
 
     def training_state(self) -> dict:
         """Return what a resumed run needs besides the weights, as plain data; every rank must call it."""
@@ -66,7 +68,7 @@ class State:
         except (ValueError, KeyError) as error:
             raise ValueError(f"the optimizer of the checkpoint does not fit this run: {error}") from None
         for name in self.COUNTERS:
-            setattr(self, name, training["counters"][name])
+            setattr(self, name, training["counters"].get(name, getattr(self, name)))
         if self.scheduler is not None and training["scheduler"] is not None:
             self.scheduler.load_state_dict(training["scheduler"])
         if self.scaler is not None and training["scaler"] is not None:

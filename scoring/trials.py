@@ -237,15 +237,16 @@ def read_scores(path) -> ScoreList:
 def read_labelled_scores(path) -> tuple[np.ndarray, np.ndarray]:
     """Read lines `label score` (1 target, 0 impostor) and return scores and labels; errors as in read_scores."""
     scores, labels = [], []
-    for number, (label, score) in _fields(path, "label score"):
+    hint = "; lines with names of files need their trials, --test_list"
+    for number, (label, score) in _fields(path, "label score", hint):
         if label not in ("0", "1"):
-            raise ValueError(f"{path}, line {number}: label {label!r} is neither 1 (target) nor 0 (impostor)")
+            raise ValueError(f"{path}, line {number}: label {label[:40]!r} is neither 1 (target) nor 0 (impostor)")
         scores.append(_number(path, number, score))
         labels.append(label == "1")
     return np.array(scores), np.array(labels, dtype=np.int8)
 
 
-def _fields(path, layout: str):
+def _fields(path, layout: str, hint: str = ""):
     """Yield line number and words of every line that is not blank; all must have the words of the layout."""
     wanted, number, found = len(layout.split()), 0, False
     if not Path(path).is_file():
@@ -257,7 +258,7 @@ def _fields(path, layout: str):
                 found = True
                 yield number, words
             elif words:
-                raise ValueError(f"{path}, line {number}: {len(words)} words, expected `{layout}`")
+                raise ValueError(f"{path}, line {number}: {len(words)} words, expected `{layout}`{hint}")
     if not found:
         raise ValueError(f"{path}: no scores in {number} lines")
 
@@ -268,7 +269,7 @@ def _number(path, line: int, text: str) -> float:
     except ValueError:
         value = np.nan
     if not np.isfinite(value):
-        raise ValueError(f"{path}, line {line}: score {text!r} is not a finite number")
+        raise ValueError(f"{path}, line {line}: score {text[:40]!r} is not a finite number")
     return value
 
 

@@ -290,6 +290,17 @@ def test_bad_files_are_listed_once_by_several_processes(tmp_path, capsys):
     for bad in (first, second, first):
         bad.note([("a.wav", "a.wav: broken"), ("a.wav", "a.wav: broken")])
     assert (tmp_path / "bad_files.txt").read_text() == "a.wav\ta.wav: broken\n"
-    assert capsys.readouterr().err.count("warning: 1 recordings") == 2
+    assert capsys.readouterr().out.count("warning: 1 recordings") == 2
     with pytest.raises(RuntimeError, match="6 of 100 recordings"):
         first.note([(f"{i}.wav", "broken") for i in range(5)])
+
+
+def test_the_stage_packs_train_and_trial_lists(tiny_corpus, tmp_path, monkeypatch, capsys):
+    import dataprep
+
+    for name, count in (("train.txt", 32), ("trials.txt", 32)):
+        words = ["--pack", tiny_corpus / name, "--pack_from", tiny_corpus / "wav", "--pack_to", tmp_path / name]
+        monkeypatch.setattr("sys.argv", ["dataprep.py", *map(str, words), "--workers", "1"])
+        dataprep.main()
+        assert f"{count} recordings" in capsys.readouterr().out
+        assert len(packed.Pack(tmp_path / name).names) == count

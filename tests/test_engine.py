@@ -233,7 +233,7 @@ ALLOWED = {
     "optimizer": {"torch", "optimizer"},
     "scheduler": {"torch", "scheduler"},
     "scoring": {"numpy", "scipy", "sklearn", "matplotlib", "torch", "scoring"},
-    "corpora": {"audio", "engine.log", "numpy"},
+    "corpora": {"audio", "corpora", "engine.log", "numpy", "tqdm"},
 }
 
 
