@@ -20,6 +20,7 @@ import SpeakerNet
 from audio import lists
 from engine import checkpoint, distributed, loop, registry, run
 from engine.args import add_bool, check_ranges, make_parser, parse, stored_args
+from engine.interruption import Interruption
 from engine.log import RunLog, run_main, versions
 from engine.state import seed_everything
 from scheduler._margin import margin_at
@@ -232,7 +233,8 @@ def train(args):
         log.scalars(0, 0, 0, evaluate())
     code = loop.fit(state, loader, step, evaluate, log, args, before_step=set_margin if grows else None)
     if not code:
-        finish(net, test, args, log, device, normalise, before)
+        with Interruption(saved=True):
+            finish(net, test, args, log, device, normalise, before)
     return code
 
 
@@ -263,7 +265,7 @@ def finish(net, test, args, log, device, normalise, before):
     """Evaluate the chosen weights on the test list and draw the curves of the run."""
     folder = Path(args.save_path)
     path = folder / "checkpoints" / (checkpoint.BEST if args.valid_list else checkpoint.LAST)
-    weights, _ = checkpoint.weights_of(checkpoint.read(path), path)
+    weights, _ = distributed.from_main(lambda: checkpoint.weights_of(checkpoint.read(path), path))
     checkpoint.load_weights(net, weights, path)
     log.line(f"final evaluation of {path}:")
     after = evaluate_on(net, test, args, log, device, normalise)
@@ -303,7 +305,10 @@ def evaluate_only(args):
         for name, value in card["kwargs"].items():
             if name in args.given and getattr(args, name) != value:
                 log.line(f"warning: --{name} {getattr(args, name)} ignored, {path} was trained with {value}")
-        net, normalise = SpeakerNet.from_card(weights, card, path).to(device), bool(card["meta"].get("test_normalize", True))
+        net, normalise = (
+            SpeakerNet.from_card(weights, card, path).to(device),
+            bool(card["meta"].get("test_normalize", True)),
+        )
         log.line(f"{card['class']} with its arguments from {path}")
     else:
         network, _ = build_network(args)

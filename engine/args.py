@@ -14,7 +14,7 @@ import yaml
 # What describes this one invocation and not the experiment: never stored in args.yaml.
 NOT_STORED = (
     *("config", "set", "eval", "resume", "initial_model", "save_path"),
-    *("port", "device", "distributed", "nproc", "given"),
+    *("port", "device", "distributed", "nproc", "silence_seconds", "given"),
 )
 
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
@@ -77,7 +77,8 @@ class Parser(argparse.ArgumentParser):
 
 def make_parser(description: str) -> Parser:
     """Return a parser with --config and --set, which every script has."""
-    parser = Parser(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
+    codes = "Exit codes: 0 done, 2 wrong input, 75 stopped by a signal with everything saved, 130 interrupted."
+    parser = Parser(description=description, epilog=codes, formatter_class=HelpFormatter, allow_abbrev=False)
     parser.add_argument(
         "--config", default=None, metavar="FILE", help="YAML file of flag names; its values override the command line"
     )

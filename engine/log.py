@@ -87,6 +87,18 @@ class RunLog:
             for name, value in values.items():
                 self.board.add_scalar(name, value, step)
 
+    def rewind(self, step: int):
+        """Take out of metrics.jsonl what a killed run wrote after the checkpoint of `step`, which comes again."""
+        path = self.folder / "metrics.jsonl"
+        if not self.writes or not path.is_file():
+            return
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if _step_of(line) <= step]
+        if len(kept) < len(lines):
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text("".join(kept), encoding="utf-8")
+            os.replace(temporary, path)
+
     def record(self, args, notes: dict[str, str]):
         """Write args.yaml (give it back as --config) and a zip of the code as it is now, result/run<date>.zip."""
         if not self.writes:
@@ -104,6 +116,13 @@ class RunLog:
         """Flush TensorBoard."""
         if self.board is not None:
             self.board.close()
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf  # the last line of a run that was killed while writing it
 
 
 def make_folder(path: str | Path):

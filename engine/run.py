@@ -169,6 +169,7 @@ def resume(state: State, log: RunLog, args) -> bool:
         )
     checkpoint.load_weights(state.module, payload["state_dict"], path, keep_head=True)
     state.restore(payload["training"], args.seed)
+    log.rewind(state.step)
     log.say(f"resumed from {path}: epoch {state.epoch}, batch {state.batch}, step {state.step}")
     if payload["training"]["world_size"] != distributed.world_size():
         if hasattr(state.scheduler, "set_step"):

@@ -57,7 +57,7 @@ def test_every_command_of_the_page_runs(page, tmp_path):
         assert done.returncode == 0 and done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("page", ["docs/speaker.md", "README.md"])
+@pytest.mark.parametrize("page", ["docs/speaker.md", "docs/data.md", "docs/cluster.md", "README.md"])
 def test_commands_that_need_a_corpus_at_least_parse(page):
     for block in blocks(ROOT / page, "") + blocks(ROOT / page, "bash"):
         for line in block.replace("\\\n", " ").splitlines():

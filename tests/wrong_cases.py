@@ -49,6 +49,14 @@ CASES = {
         Case("neither yes nor no", train(augment="maybe"), "neither True/1/yes"),
         Case("a word that is no choice", train(sampler="random"), "--sampler"),
         Case("a batch of nothing", train(batch_size=0), "--batch_size 0: must be at least 1"),
+        Case("no batch a step", train(accumulate=0), "--accumulate 0: must be at least 1"),
+        Case("no epoch", train(max_epoch=0), "--max_epoch 0: must be at least 1"),
+        Case("no filter", train(n_mels=0), "--n_mels 0: must be at least 1"),
+        Case("a prior of one", train(dcf_p_target=1), "--dcf_p_target 1.0: must be at least 1e-09 and at most"),
+        Case(
+            "masks without end", train(time_masks=10000000), "--time_masks 10000000: must be at least 0 and at most 100"
+        ),
+        Case("more bad files than there can be", train(max_bad_files=101), "--max_bad_files 101.0: must be"),
         Case("an average that keeps more than all", train(ema=1.5), "--ema 1.5"),
     ],
     "Config files": [
@@ -117,7 +125,7 @@ CASES = {
                 lambda place: place.trained / "checkpoints" / "last.pt",
                 test_list=lines_of("trials.txt", lambda lines: [line for line in lines if line.startswith("1")]),
             ),
-            "no impostor among 24 trials",
+            "holds no impostor trial (label 0) among 24",
         ),
     ],
     "Audio": [
