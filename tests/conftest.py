@@ -1,12 +1,14 @@
 """Shared by all tests: where data lies, a tiny corpus on disk, one thread per process."""
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from server import serving
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("VOXLAB_DATA", ROOT.parent / "shared" / "data"))
@@ -45,3 +47,10 @@ def tiny_corpus(tmp_path_factory):
     (folder / "train.txt").write_text("\n".join(train) + "\n")
     (folder / "trials.txt").write_text("\n".join(trials) + "\n")
     return folder
+
+
+@pytest.fixture
+def serve():
+    """Return a function that starts a server (tests/server.py) which lives as long as the test."""
+    with ExitStack() as stack:
+        yield lambda files, **tricks: stack.enter_context(serving(files, **tricks))

@@ -3,9 +3,15 @@ Entry point: serving(files, **tricks), a context manager.
 """
 
 import base64
+import hashlib
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+def md5(data: bytes) -> str:
+    """Return the MD5 of `data` in hexadecimal digits."""
+    return hashlib.md5(data).hexdigest()
 
 
 class Handler(BaseHTTPRequestHandler):

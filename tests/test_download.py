@@ -1,9 +1,7 @@
 """Downloads from a local server that drops connections, lies and refuses; part lists and published lists."""
 
-import hashlib
 import os
 import shutil
-from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -14,6 +12,7 @@ from server import (
     drop_at_once,
     guarded,
     ignore_range,
+    md5,
     other_range,
     serving,
     status,
@@ -26,17 +25,6 @@ from corpora.download import Access, fetch, shown
 
 BODY = np.random.default_rng(0).bytes(300_000)
 ACCESS = Access("--url_prefix", retries=2, wait_seconds=0.001, timeout_seconds=20)
-
-
-def md5(data):
-    return hashlib.md5(data).hexdigest()
-
-
-@pytest.fixture
-def serve():
-    """Return a function that starts a server which lives as long as the test."""
-    with ExitStack() as stack:
-        yield lambda files, **tricks: stack.enter_context(serving(files, **tricks))
 
 
 def get(server, path, name="file", body=BODY, **changes):

@@ -1,6 +1,5 @@
 """dataprep.py --download --extract --convert --augment from beginning to end, on corpora of a few files."""
 
-import hashlib
 import shlex
 import shutil
 import subprocess
@@ -8,13 +7,12 @@ import sys
 import tarfile
 import time
 import zipfile
-from contextlib import ExitStack
 
 import numpy as np
 import pytest
 import soundfile
 from conftest import ROOT
-from server import guarded, serving
+from server import guarded, md5
 
 import dataprep
 from corpora import parts, voxceleb
@@ -22,17 +20,6 @@ from corpora.progress import in_parallel
 from engine.args import parse
 
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
-
-
-def md5(data):
-    return hashlib.md5(data).hexdigest()
-
-
-@pytest.fixture
-def serve():
-    """Return a function that starts a server which lives as long as the test."""
-    with ExitStack() as stack:
-        yield lambda files, **tricks: stack.enter_context(serving(files, **tricks))
 
 
 def tone(path, rate, seconds):
