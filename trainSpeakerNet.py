@@ -235,6 +235,7 @@ def train(args):
     if not code:
         with Interruption(saved=True):
             finish(net, test, args, log, device, normalise, before)
+            distributed.gather_objects(None)  # a rank that only waits hears signals too
     return code
 
 

@@ -8,12 +8,14 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 import uuid
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from tqdm import tqdm
 
 from engine.args import add_bool
 from engine.heartbeat import Heartbeat
@@ -127,6 +129,8 @@ def _spawned(local_rank, worker, args, processes, port):
 
 def _run_rank(worker, args):
     """Join the group, run worker(args) and wait for the other ranks; after an error, end them too."""
+    # tqdm's own lock is a semaphore of the system, which leave() would leave behind
+    tqdm.set_lock(threading.RLock())
     try:
         _initialise(args)
         code = worker(args)
