@@ -103,6 +103,8 @@ def serve():
         handle = os.open(job["output"], os.O_WRONLY)
         for stream in (1, 2):
             os.dup2(handle, stream)
+        # a suite started in the background of a script inherits a Ctrl-C that is ignored
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         os.environ.update(job["environment"])
         sys.argv = ["trainSpeakerNet.py", *job["argv"]]
         exec(job["code"], {})
