@@ -107,6 +107,8 @@ def _found(pattern, flag, least):
     files = sorted(glob(pattern))
     if len(files) < least:
         folder = pattern.split("/*")[0]
+        while not Path(folder).parent.is_dir() and "/" in folder:
+            folder = folder.rpartition("/")[0]  # the uppermost that is missing
         reason = f"holds {len(files)} files {pattern}" if Path(folder).is_dir() else "does not exist"
         raise ValueError(
             f"{flag}: {folder} {reason}; --augment needs at least {least} (dataprep.py --help says how to get them)"
