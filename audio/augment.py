@@ -33,9 +33,15 @@ def mix(clean: np.ndarray, noises, snrs, floor: float) -> np.ndarray:
     return mixture
 
 
+def unit_energy(response: np.ndarray) -> np.ndarray:
+    """Return a response (taps,) divided by its Euclidean norm; one of silence becomes NaN."""
+    with np.errstate(invalid="ignore"):
+        return response / np.sqrt(np.sum(response**2))
+
+
 def reverberate(clean: np.ndarray, response: np.ndarray) -> np.ndarray:
     """Convolve `clean` (..., samples) with a response (taps,) scaled to unit energy; length and delay stay."""
-    response = response / np.sqrt(np.sum(response**2))
+    response = unit_energy(response)
     samples = clean.shape[-1]
     size = fft.next_fast_len(samples + len(response) - 1, real=True)
     product = fft.rfft(clean, size, axis=-1) * fft.rfft(response, size)

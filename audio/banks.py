@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from scipy import fft
 
+from audio.augment import unit_energy
 from audio.crops import wrap
 from audio.io import read_audio
 from audio.lists import evenly
@@ -74,12 +75,18 @@ class RoomBank:
 
     What comes later than a crop is long never reaches it and is left out. Response i lies in row `row[i]` of group
     `group[i]`.
+
+    Raises:
+        ValueError: a response is silent.
     """
 
     def __init__(self, files: np.ndarray, length: int, share: float = 1.0):
         self.length = length
-        prepare = lambda wave: (wave / np.sqrt(np.sum(wave**2)))[:length]  # noqa: E731
-        responses = _read_all(_selected(files, share), prepare)
+        paths = _selected(files, share)
+        responses = _read_all(paths, lambda wave: unit_energy(wave)[:length])
+        silent = [path for path, response in zip(paths, responses) if not np.isfinite(response).all()]
+        if silent:
+            raise ValueError(f"{silent[0]}: a room response of silence; remove it from --rir_path")
         taps = np.array([-(-len(r) // ROOM_STEP) * ROOM_STEP for r in responses])
         sizes, self.group = np.unique(taps, return_inverse=True)
         self.row = np.empty(len(responses), np.int64)

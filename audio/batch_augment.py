@@ -26,8 +26,8 @@ class BatchAugmenter:
     """The augmentations of a batch: per crop nothing (with probability 1 - `probability`), room, music, babble, noise.
 
     Args:
-        files: {kind: paths}, rooms: paths, as Augmenter has found them.
-        length: samples of a crop; floor: power floor of the mixture, see audio.augment.mix.
+        source: the Augmenter that has found the files; its crop length, power floor and probability hold here too.
+        seed: of the draws, with epoch and utterance.
         gigabytes: memory of the banks; of files that do not fit an even selection is kept.
     """
 

@@ -8,6 +8,7 @@ crop, stands in the first line.
 """
 
 import argparse
+import multiprocessing
 import os
 import statistics
 import sys
@@ -54,17 +55,18 @@ def make_corpus(folder: Path, files: int, seconds: float) -> lists.TrainList:
     return lists.read_train_list(folder / "train.txt", str(folder / "wav"))
 
 
-def dataset_of(utterances, args, place, speeds="", augment=False, device="cpu"):
+def dataset_of(utterances, args, place, speeds="", augment=False, workers=0):
     """Return a TrainLoader of the kind `place` says and the items of a batch."""
     parser = argparse.ArgumentParser()
     DatasetLoader.add_arguments(parser)
     flags = vars(parser.parse_args([])) | {
-        "max_frames": args.max_frames, "batch_size": args.batch_size, "sampler": "shuffle", "nDataLoaderThread": 0,
+        "max_frames": args.max_frames, "batch_size": args.batch_size, "sampler": "shuffle",
+        "nDataLoaderThread": workers,
         "speed_labels": "keep", "speed_perturb": speeds, "augment": augment, "augment_prob": 1.0,
         "augment_device": place, "musan_path": args.musan_path, "rir_path": args.rir_path,
         "seed": 1, "nClasses": 0, "wav_scale": 32768.0, "save_path": args.folder,
     }  # fmt: skip
-    loader = DatasetLoader.train_loader(utterances, argparse.Namespace(**flags), device=device, say=lambda line: None)
+    loader = DatasetLoader.train_loader(utterances, argparse.Namespace(**flags), say=lambda line: None)
     return loader, next(iter(loader.batch_sampler))
 
 
@@ -173,7 +175,10 @@ def lists_and_sampler(path: Path, args) -> list[list]:
 
 
 def workers(packed, path: Path, args) -> list[list]:
-    """Run the loader with more and more processes on the packed audio, the big list in memory."""
+    """Run the loader with more and more processes on the packed audio, the big list in memory.
+
+    What the trainer has rewritten since the start of the processes counts as theirs: of one alone, or shared by several.
+    """
     big = lists.read_train_list(path)
     small = packed.paths
     # the big list's entries stand for the recordings at hand, so that every process carries the big list
@@ -181,20 +186,18 @@ def workers(packed, path: Path, args) -> list[list]:
     everything = lists.TrainList(big.name, packed.root, names, big.labels, big.speakers, big.hash)
     rows = []
     for count in args.workers:
-        loader, _ = dataset_of(everything, args, "cpu")
-        dataset, sampler = loader.loader.dataset, loader.batch_sampler
-        settings = DatasetLoader._workers(count)
-        source = iter(torch.utils.data.DataLoader(dataset, batch_sampler=sampler, collate_fn=lambda b: b, **settings))
+        loader, _ = dataset_of(everything, args, "cpu", workers=count)
+        source = iter(loader)
         for _ in range(4 * max(count, 1)):
             next(source)
         started, number = time.perf_counter(), 30
         for _ in range(number):
             next(source)
         rate = number * args.batch_size / (time.perf_counter() - started)
-        memory = [private_megabytes(worker.pid) for worker in getattr(source, "_workers", [])]
+        memory = [private_megabytes(process.pid) for process in multiprocessing.active_children()]
         own = f"{np.mean(memory):.0f} MB, largest {max(memory):.0f} MB" if memory else "-"
         rows.append([count, f"{rate:,.0f}", own])
-        del source
+        del loader, source  # ends the processes
     return rows
 
 
@@ -209,7 +212,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=60, help="length of each, s")
     parser.add_argument("--max_frames", type=int, default=200, help="crop in frames of 10 ms")
     parser.add_argument("--batch_size", type=int, default=40, help="crops per batch")
-    parser.add_argument("--workers", type=int, nargs="*", default=[0, 1, 2], help="numbers of loader processes")
+    parser.add_argument("--workers", type=int, nargs="*", default=[0, 1, 2, 4], help="numbers of loader processes")
     parser.add_argument("--repeats", type=int, default=7, help="timings of which the median counts")
     args = parser.parse_args()
     torch.set_num_threads(1)

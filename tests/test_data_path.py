@@ -304,3 +304,11 @@ def test_the_stage_packs_train_and_trial_lists(tiny_corpus, tmp_path, monkeypatc
         dataprep.main()
         assert f"{count} recordings" in capsys.readouterr().out
         assert len(packed.Pack(tmp_path / name).names) == count
+
+
+def test_a_silent_room_is_named_at_the_start(tmp_path):
+    from audio.banks import RoomBank
+
+    soundfile.write(tmp_path / "silent.wav", np.zeros(100), 16000)
+    with pytest.raises(ValueError, match=r"silent.wav: a room response of silence; remove it from --rir_path"):
+        RoomBank(np.array([str(tmp_path / "silent.wav").encode()]), LENGTH)
