@@ -177,7 +177,7 @@ def lists_and_sampler(path: Path, args) -> list[list]:
 def workers(packed, path: Path, args) -> list[list]:
     """Run the loader with more and more processes on the packed audio, the big list in memory.
 
-    What the trainer has rewritten since the start of the processes counts as theirs: of one alone, or shared by several.
+    What the trainer has rewritten since they started counts as theirs: of one alone, or shared by several.
     """
     big = lists.read_train_list(path)
     small = packed.paths
