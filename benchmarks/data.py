@@ -212,7 +212,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=60, help="length of each, s")
     parser.add_argument("--max_frames", type=int, default=200, help="crop in frames of 10 ms")
     parser.add_argument("--batch_size", type=int, default=40, help="crops per batch")
-    parser.add_argument("--workers", type=int, nargs="*", default=[0, 1, 2, 4], help="numbers of loader processes")
+    parser.add_argument("--workers", type=int, nargs="*", default=[0, 1, 2], help="numbers of loader processes")
     parser.add_argument("--repeats", type=int, default=7, help="timings of which the median counts")
     args = parser.parse_args()
     torch.set_num_threads(1)
