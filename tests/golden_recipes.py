@@ -1,5 +1,5 @@
-"""Stored cases of all areas: where they lie, which arguments they may have, how their inputs are made.
-Entry points: golden_dir, load_cases, check_arguments, make_inputs, stored.
+"""Stored cases of all areas: where they lie, their arguments, inputs and weights, what must come out.
+Entry points: golden_dir, load_cases, check_arguments, make_inputs, fill_modules, check_contract, compare_case, stored.
 """
 
 import functools
@@ -8,7 +8,10 @@ import os
 from pathlib import Path
 
 import numpy as np
-from golden.fill import noise
+import pytest
+import torch
+from conftest import DATA
+from golden.fill import fill, noise, values
 
 
 def golden_dir(area):
@@ -92,6 +95,18 @@ def _decaying_noise(name, shape, scale, decay_samples, set=()):
     return wave
 
 
+def _affine_mod(multiplier, offset, modulus, shape, dtype="int64"):
+    assert dtype == "int64" and len(shape) == 1, f"affine_mod of type {dtype}, shape {shape}"
+    return (multiplier * np.arange(shape[0], dtype=np.int64) + offset) % modulus
+
+
+def _file(path, below):
+    assert below == "data folder", f"a file below {below}"
+    if not (DATA / path).is_file():
+        pytest.skip(f"{path} is absent below $VOXLAB_DATA")
+    return DATA / path
+
+
 def _permuted_counts(counts, order_name):
     labels = np.repeat(np.arange(len(counts)), counts)
     return labels[np.argsort(noise(order_name, (len(labels),), 1.0), kind="stable")]
@@ -107,25 +122,148 @@ RECIPES = {
     "permuted_counts": _permuted_counts,
     "list": lambda values: np.array(values, np.int64 if all(integer(v) for v in np.ravel(values).tolist()) else float),
     "constant": lambda value: value,
+    "affine_mod": _affine_mod,
+    "values": lambda name, shape: values(name, tuple(shape)).astype(np.float32),
+    "file": _file,
 }
 
 
-def make_inputs(area, case, roles):
-    """Return {role: array} of a case, whose roles must be those of `roles`, {role: names of the recipes allowed}.
+def _scale(x, by, row=None, axis=0, start=None, stop=None):
+    x[_part(x, row, axis, start, stop)] *= by
 
-    An unknown role, recipe, argument of a recipe or edit fails; the edits come last, in their order.
+
+def _set(x, value, row=None, axis=0, start=None, stop=None):
+    x[_part(x, row, axis, start, stop)] = value
+
+
+def _part(x, row, axis, start, stop):
+    return row if row is not None else (slice(None),) * (axis % x.ndim) + (slice(start, stop),)
+
+
+def _add_sine(x, amplitude, frequency_hz, sample_rate, dtype):
+    x += (amplitude * np.sin(2 * np.pi * frequency_hz * np.arange(x.shape[-1]) / sample_rate)).astype(dtype)
+
+
+def _add_constant(x, value):
+    x += x.dtype.type(value)
+
+
+# change an array in place
+EDITS = {
+    "scale_row": _scale, "scale_range": _scale, "set_row": _set, "set_range": _set, "add_sine": _add_sine,
+    "add_constant": _add_constant,
+}  # fmt: skip
+
+
+def _make(area, case, recipe, arguments):
+    if recipe == "stored":
+        return archive(area, case["file"])[arguments["array"]]
+    if recipe == "packed":
+        bits = archive(area, arguments.get("file", case["file"]))[arguments["array"]]
+        return np.unpackbits(bits, axis=-1)[..., : arguments["columns"]].astype(np.float32)
+    return RECIPES[recipe](**arguments)
+
+
+def make_inputs(area, case, roles, optional=None):
+    """Return {role: array} of a case: all of `roles` and what is there of `optional`, {role: names of recipes allowed}.
+
+    An unknown role, recipe, argument of a recipe or edit fails; the edits come last, in their order. A recipe `file`
+    gives the path of a recording and skips the test where it is absent.
     """
-    assert set(case["input_map"]) == set(roles), f"inputs {sorted(case['input_map'])}, expected {sorted(roles)}"
+    given, allowed = set(case["input_map"]), {**roles, **(optional or {})}
+    assert set(roles) <= given <= set(allowed), f"inputs {sorted(given)}, expected {sorted(roles)}"
     made = {}
     for role, entry in case["input_map"].items():
-        recipe, values = entry["recipe"], {k: v for k, v in entry.items() if k != "recipe"}
-        assert recipe in roles[role], f"recipe {recipe} for {role}"
-        made[role] = archive(area, case["file"])[values["array"]] if recipe == "stored" else RECIPES[recipe](**values)
+        recipe, arguments = entry["recipe"], {k: v for k, v in entry.items() if k != "recipe"}
+        assert recipe in allowed[role], f"recipe {recipe} for {role}"
+        made[role] = _make(area, case, recipe, arguments)
     for edit in case.get("inputs_edit") or []:
         name, operation = edit["input"], edit["op"]
+        arguments = {k: v for k, v in edit.items() if k not in ("input", "op")}
         if operation == "to_float64":
             made[name] = np.asarray(made[name], np.float64)
-        else:
-            assert operation == "add_input", f"unknown edit {operation}"
+        elif operation == "add_input":
             made[name] = made[name] + edit["by"] * made[edit["other"]]
+        else:
+            assert operation in EDITS, f"unknown edit {operation}"
+            made[name] = made[name].copy()
+            EDITS[operation](made[name], **arguments)
     return made
+
+
+# ---------------------------------------------------------------- weights and results
+
+
+@torch.no_grad()
+def fill_modules(case, **modules):
+    """Give `modules`, which must be those that the case names, their deterministic weights; none where it has none."""
+    source = case["weights_from"]
+    expected = {"mode": "fill", "modules": list(modules)} if modules else {"mode": "none"}
+    assert source == expected, f"weights {source}, expected {expected}"
+    for module in modules.values():
+        fill(module)
+        for golden, own in case.get("rename", {}).items():
+            for name, parameter in module.named_parameters():
+                if name == own:
+                    parameter.copy_(torch.from_numpy(values(golden, tuple(parameter.shape))))
+
+
+def check_contract(area, case, module):
+    """Fail unless `module` has the parameters, in their order, and buffers that the case's state-dict file lists.
+
+    A case without such a file passes; the number of parameters is compared where it is given.
+    """
+    golden = {own: name for name, own in case.get("rename", {}).items()}
+    parameters = [[golden.get(name, name), list(p.shape)] for name, p in module.named_parameters()]
+    entries = {golden.get(name, name): list(t.shape) for name, t in module.state_dict().items()}
+    count = case.get("n_parameters", case.get("parameters"))
+    if count is not None:
+        assert sum(p.numel() for p in module.parameters()) == count
+    file = case.get("state_dict_file", case.get("state_dict"))
+    if file is None:
+        return
+    contract = json.loads((golden_dir(area) / file).read_text()) if isinstance(file, str) else file
+    if "parameters" in contract:
+        assert parameters == [[name, shape] for name, shape in contract["parameters"].items()]
+        contract = {**contract["parameters"], **contract["buffers"]}
+    assert entries == contract.get("keys", contract)
+
+
+def gradient_norms(area, case, module):
+    """Return the norms, accumulated in float64, of the gradients of all parameters in the order the case names."""
+    order = case["gradient_order"]
+    own = case.get("rename", {})
+    names = json.loads((golden_dir(area) / order["file"]).read_text())[order["key"]]
+    return np.array([module.get_parameter(own.get(name, name)).grad.double().norm().item() for name in names])
+
+
+def compare_case(area, case, produced):
+    """Fail unless every array that the case compares is among `produced` (tensors or arrays) and matches.
+
+    Matching: equal shapes and |got - expected| <= atol * scale + rtol * |expected|, scale 1 or the maximum or standard
+    deviation of what is expected; with `only` at those flat indices alone.
+    """
+    expected = archive(area, case["file"])
+    missing = set(case["compare"]) - set(produced)
+    assert not missing, f"not computed: {sorted(missing)}"
+    for name, tolerance in case["compare"].items():
+        check_arguments(
+            tolerance, {"rtol": number, "atol": number}, {"scale": one_of("max", "std", 1), "only": list_of(integer)}
+        )
+        wanted, got = expected[name], produced[name]
+        got = got.detach().cpu().numpy() if isinstance(got, torch.Tensor) else np.asarray(got)
+        assert got.shape == wanted.shape, f"{name}: shape {got.shape}, expected {wanted.shape}"
+        kind = tolerance.get("scale", 1)
+        scale = 1.0 if kind == 1 else np.abs(wanted).max() if kind == "max" else wanted.std()
+        chosen = tolerance.get("only", slice(None))
+        got, wanted = got.ravel()[chosen], wanted.ravel()[chosen]
+        if wanted.dtype.kind in "iubUS" and not tolerance["atol"] and not tolerance["rtol"]:
+            np.testing.assert_array_equal(got, wanted, err_msg=name)
+            continue
+        np.testing.assert_allclose(
+            got.astype(np.float64),
+            wanted.astype(np.float64),
+            tolerance["rtol"],
+            tolerance["atol"] * scale,
+            err_msg=name,
+        )
