@@ -1,5 +1,5 @@
 """Scores of trials from the embeddings of crops, in batched matrix products, and the text files that hold them.
-Entry points: score_trials; write_scores, read_scores, match_scores.
+Entry points: score_trials, product_scores; write_scores, read_scores, match_scores.
 """
 
 import os
@@ -41,7 +41,7 @@ def score_trials(embeddings, offsets, pairs, mode: str = "distance", device=None
     embeddings = embeddings.to(device)
     if embeddings.dtype != torch.float64:
         embeddings = embeddings.float()
-    with torch.inference_mode(), torch.autocast(embeddings.device.type, enabled=False), _exact_products():
+    with torch.inference_mode(), torch.autocast(embeddings.device.type, enabled=False), exact_products():
         if mode == "distance":
             # 0 - x and not -x: identical crops score 0, not -0.
             return 0.0 - _mean_over_crops(embeddings, offsets, pairs, _distances(embeddings))
@@ -49,6 +49,14 @@ def score_trials(embeddings, offsets, pairs, mode: str = "distance", device=None
         if mode == "cosine_of_mean":
             means = torch.nn.functional.normalize(means, dim=1)
         return _mean_over_crops(means, np.arange(len(means) + 1), pairs, _products(means))
+
+
+def product_scores(vectors, pairs) -> np.ndarray:
+    """Return the dot products (trials,) in float64 of rows of `vectors` (files, dim); see score_trials for errors."""
+    table = torch.as_tensor(vectors).detach().float()
+    offsets, pairs = _check(table, np.arange(len(table) + 1), pairs)
+    with torch.inference_mode(), exact_products():
+        return _mean_over_crops(table, offsets, pairs, _products(table))
 
 
 def _check(embeddings: torch.Tensor, offsets, pairs) -> tuple[np.ndarray, np.ndarray]:
@@ -74,8 +82,8 @@ def _check(embeddings: torch.Tensor, offsets, pairs) -> tuple[np.ndarray, np.nda
 
 
 @contextmanager
-def _exact_products():
-    """Switch off shortened float32 products (TF32, bfloat16) for a while."""
+def exact_products():
+    """Switch off shortened float32 products (TF32, bfloat16) in a `with` block."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:

@@ -1,0 +1,142 @@
+"""The embedding table: one .npz with names, vectors, seconds and what made them.
+Entry points: write_table, read_table, Table.rows(names), speaker_means.
+"""
+
+import json
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass
+class Table:
+    """`names` (files,) as bytes, `vectors` (files, dim) float32, `seconds` of speech used (files,) float32, `meta` of
+    plain data: checkpoint, its hash, class, wav_scale, options."""
+
+    names: np.ndarray
+    vectors: np.ndarray
+    seconds: np.ndarray
+    meta: dict
+    path: str = ""
+
+    def rows(self, names: list[str]) -> np.ndarray:
+        """Return the rows of `names` (len(names),).
+
+        Raises:
+            ValueError: some are not in the table; the first is named, and how many there are.
+        """
+        wanted = np.array([name.encode() for name in names], dtype=np.bytes_)
+        order = np.argsort(self.names, kind="stable")
+        place = np.searchsorted(self.names, wanted, sorter=order)
+        found = order[np.minimum(place, len(order) - 1)]
+        missing = np.flatnonzero(self.names[found] != wanted)
+        if len(missing):
+            raise ValueError(
+                f"{self.path or 'embeddings'}: no embedding of {names[missing[0]]} (of {len(missing)} of {len(names)} "
+                "files); extract them with the same --list, and see its bad_files"
+            )
+        return found
+
+    def take(self, names: list[str]) -> "Table":
+        """Return the part of the table for `names`, in their order; errors as in rows."""
+        rows = self.rows(names)
+        return Table(self.names[rows], self.vectors[rows], self.seconds[rows], self.meta, self.path)
+
+    def describe(self) -> str:
+        """Return one line: file, files, dimensions, checkpoint."""
+        source = f"{self.meta.get('checkpoint', 'unknown checkpoint')} (sha256 {self.meta.get('sha256', 'unknown')})"
+        return f"{self.path}: {len(self.names)} embeddings of {self.vectors.shape[1]} numbers by {source}"
+
+
+def write_npz(path: str | Path, **arrays):
+    """Write arrays as .npz; the file appears complete or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as file:
+            np.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def read_npz(path: str | Path, wanted: dict[str, tuple[str, int]]) -> dict[str, np.ndarray]:
+    """Read the arrays {name: (kinds of dtype, dimensions)} of an .npz.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file; not an .npz, damaged, or an array is absent or of another kind.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            absent = [name for name in wanted if name not in archive]
+            arrays = {} if absent else {name: archive[name] for name in wanted}
+    except (ValueError, OSError, EOFError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise ValueError(f"{path}: damaged or not an .npz file ({reason})") from None
+    if absent:
+        raise ValueError(f"{path}: not a file of this kind, it holds no {absent[0]!r}")
+    for name, (kinds, dimensions) in wanted.items():
+        array = arrays[name]
+        if array.dtype.kind not in kinds or array.ndim != dimensions:
+            raise ValueError(f"{path}: its {name!r} is {array.dtype} with {array.ndim} dimensions")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(f"{path}: its {name!r} holds numbers that are not finite")
+    return arrays
+
+
+def read_meta(path, text: np.ndarray) -> dict:
+    """Return the JSON object of a file's `meta` entry."""
+    try:
+        meta = json.loads(str(text))
+    except json.JSONDecodeError:
+        meta = None
+    if not isinstance(meta, dict):
+        raise ValueError(f"{path}: its 'meta' is no JSON object")
+    return meta
+
+
+def write_table(path: str | Path, table: Table):
+    """Write a table, whole or not at all."""
+    write_npz(
+        path, names=table.names, vectors=table.vectors, seconds=table.seconds, meta=np.array(json.dumps(table.meta))
+    )
+
+
+def read_table(path: str | Path) -> Table:
+    """Read a table.
+
+    Raises:
+        FileNotFoundError, ValueError: missing, damaged, no table, empty, or with numbers that are not finite.
+    """
+    arrays = read_npz(path, {"names": ("S", 1), "vectors": ("f", 2), "seconds": ("f", 1), "meta": ("U", 0)})
+    names, vectors, seconds = arrays["names"], arrays["vectors"], arrays["seconds"]
+    if not len(names) == len(vectors) == len(seconds) or not vectors.size:
+        raise ValueError(f"{path}: {len(names)} names, {vectors.shape} vectors, {len(seconds)} seconds do not agree")
+    return Table(names, vectors.astype(np.float32), seconds, read_meta(path, arrays["meta"]), str(path))
+
+
+def speaker_means(vectors: np.ndarray, labels: np.ndarray, least: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean embeddings (speakers kept, dim) float32 and the labels kept: speakers of at least `least` files.
+
+    Args:
+        labels: (files,) integers, the speaker of each embedding.
+
+    Raises:
+        ValueError: no speaker has so many.
+    """
+    kept, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    sums = np.zeros((len(kept), vectors.shape[1]))
+    np.add.at(sums, index.reshape(-1), vectors)
+    enough = counts >= least
+    if not enough.any():
+        raise ValueError(f"none of {len(kept)} speakers has {least} files or more")
+    return (sums[enough] / counts[enough, None]).astype(np.float32), kept[enough]
