@@ -30,7 +30,8 @@ RANGES = {
     "max_frames": (1, 10**6), "crop_seconds": (0, None), "batch_size": (1, None), "nPerSpeaker": (1, None),
     "max_seg_per_spk": (1, None), "nDataLoaderThread": (0, 1024), "check_files": (0, None), "max_bad_files": (0, 100),
     "augment_prob": (0, 1), "augment_bank_gb": (0, None), "time_masks": (0, 100), "time_mask_frames": (0, None),
-    "freq_masks": (0, 100), "freq_mask_bands": (0, None), "spec_augment_prob": (0, 1),
+    "freq_masks": (0, 100), "freq_mask_bands": (0, None), "spec_augment_prob": (0, 1), "time_masks_least": (0, 100),
+    "freq_masks_least": (0, 100),
 }  # fmt: skip
 
 
@@ -97,11 +98,42 @@ def add_arguments(parser):
         help="new: a speaker at another speed is another class",
     )
     add_bool(augment, "--spec_augment", help="mask bands and frames of the normalised features")
+    add_bool(augment, "--spec_augment_before_norm", help="mask them before they are normalised instead")
     augment.add_argument("--time_masks", type=int, default=1, help="time masks per crop")
+    augment.add_argument(
+        "--time_masks_least",
+        type=int,
+        default=None,
+        help="draw their number from this up to --time_masks (default: as many)",
+    )
     augment.add_argument("--time_mask_frames", type=int, default=10, help="widest time mask in frames of 10 ms")
     augment.add_argument("--freq_masks", type=int, default=1, help="frequency masks per crop")
+    augment.add_argument(
+        "--freq_masks_least",
+        type=int,
+        default=None,
+        help="draw their number from this up to --freq_masks (default: as many)",
+    )
     augment.add_argument("--freq_mask_bands", type=int, default=8, help="widest frequency mask in bands")
     augment.add_argument("--spec_augment_prob", type=float, default=0.6, help="share of crops masked")
+
+
+def mask_arguments(args) -> dict | None:
+    """Return the arguments of audio.masks.spec_augment, None without --spec_augment.
+
+    Raises:
+        ValueError: fewest masks above most, or a flag of masks without --spec_augment.
+    """
+    if not args.spec_augment:
+        if args.spec_augment_before_norm:
+            raise ValueError("--spec_augment_before_norm says where --spec_augment masks: give that too")
+        return None
+    for kind in ("time", "freq"):
+        least, most = getattr(args, f"{kind}_masks_least"), getattr(args, f"{kind}_masks")
+        if least is not None and least > most:
+            raise ValueError(f"--{kind}_masks_least {least} is more than --{kind}_masks {most}")
+    names = ("time_masks", "time_mask_frames", "freq_masks", "freq_mask_bands", "time_masks_least", "freq_masks_least")
+    return {**{name: getattr(args, name) for name in names}, "probability": args.spec_augment_prob}
 
 
 def parse_speeds(text: str) -> list[Fraction]:

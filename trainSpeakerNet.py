@@ -8,6 +8,7 @@ metrics.jsonl, tb/, checkpoints/ and result/. The same command goes on where it 
 """
 
 import os
+import time
 from pathlib import Path
 
 # Threads that wait must sleep and not spin: the loader needs the cores. Read once, when torch is loaded.
@@ -18,23 +19,26 @@ import torch
 import DatasetLoader
 import SpeakerNet
 from audio import lists
-from engine import checkpoint, distributed, loop, registry, run
+from audio.crops import crop_samples
+from engine import checkpoint, distributed, foreign, groups, loop, registry, result, run
 from engine.args import add_bool, check_ranges, make_parser, parse, stored_args
 from engine.interruption import Interruption
 from engine.log import RunLog, run_main, versions
 from engine.state import seed_everything
 from scheduler._margin import margin_at
-from scoring import plots
+from scoring import plots, report
 
 # Flags that only the chosen classes read: one given for nothing is an error.
 CLASS_FLAGS = (
     "encoder_type", "n_mels", "log_input", "sinc_stride", "margin", "scale", "hard_prob", "hard_rank", "sub_centres",
     "inter_topk", "inter_topk_margin", "continuous_fallback", "nClasses", "lr_decay", "warmup_epochs", "final_lr",
     "warm_from_zero", "lr_scale_by_batch", "plateau_patience", "momentum", "nesterov", "decoupled_weight_decay",
+    "final_lr_ratio", "initial_lr", "tri_stage_ratios", "cycles", "half_period_steps", "base_lr",
 )  # fmt: skip
 LOSS_RANGES = {
     "nClasses": (0, None), "hard_prob": (0, 1), "sub_centres": (1, None), "inter_topk": (0, None),
     "margin_start_epoch": (0, None), "margin_end_epoch": (0, None), "keep_head_rows": (0, None),
+    "valid_frames": (0, 10**6), "valid_num_eval": (1, None),
 }  # fmt: skip
 
 # ---------------------------------------------------------------- flags
@@ -67,6 +71,26 @@ def make_flags():
     run.add_arguments(parser)
     parser.add_argument("--valid_list", default="", help="trial list that chooses best.pt; --test_list never does")
     parser.add_argument("--valid_path", default="", help="prefix of the paths in --valid_list (default: --test_path)")
+    parser.add_argument(
+        "--valid_frames",
+        type=int,
+        default=None,
+        help="crop of --valid_list in frames of 10 ms, 0: whole files (default: --eval_frames)",
+    )
+    parser.add_argument(
+        "--valid_num_eval", type=int, default=None, help="crops per file of --valid_list (default: --num_eval)"
+    )
+    parser.add_argument(
+        "--additional_test_sets", nargs="*", default=[], metavar="LIST", help="further trial lists to test in the end"
+    )
+    add_bool(
+        parser,
+        "--enroll_training_data",
+        help="in the end embed --train_list as --valid_list is, and keep the means of its speakers in best.pt and "
+        "last.pt: the cohort of --score_norm and --post_process_scores",
+    )
+    parser.add_argument("--tag", default="", help="a word kept with the run, for tables of many runs")
+    add_bool(parser, "--dry_run", help="check the flags and stop")
     add_bool(parser, "--eval", help="evaluate --initial_model, or the run in --save_path, on --test_list and stop")
     add_bool(parser, "--eval_first", help="evaluate before the first step too")
     parser.add_argument("--save_path", default="exps/exp1", help="run folder")
@@ -90,22 +114,17 @@ def main():
     args, given = parse(parser, extend=lambda p, first: registry.add_arguments(p, chosen_classes(first).values()))
     if args.crop_seconds:
         args.max_frames = round(100 * args.crop_seconds)
+    args.crop_samples = round(16000 * args.crop_seconds) or crop_samples(args.max_frames)
     check_ranges(args, {**SpeakerNet.RANGES, **DatasetLoader.RANGES, **run.RANGES, **LOSS_RANGES})
     args.given = given
     for line in registry.check_taken(given, CLASS_FLAGS, chosen_classes(args)):
         print(line)
+    if args.dry_run:
+        return 0
     return distributed.launch(evaluate_only if args.eval else train, args)
 
 
 # ---------------------------------------------------------------- network and loss
-
-
-def build_network(args):
-    """Return the network that the flags describe, and its card for checkpoints."""
-    cls = registry.load("models", args.model, "speaker")
-    kwargs = registry.arguments_of(cls, stored_args(args))
-    args.wav_scale = getattr(cls, "WAV_SCALE", 32768.0) if args.wav_scale is None else args.wav_scale
-    return cls(**kwargs), {"class": f"models.{args.model}", "kwargs": kwargs}
 
 
 def build_loss(args):
@@ -127,7 +146,7 @@ def build_loss(args):
 def describe(net, args, log, device):
     """Print what is trained: size, cost, batch and precision."""
     parameters = sum(p.numel() for p in net.__S__.parameters())
-    samples = 160 * args.max_frames + 240
+    samples = args.crop_samples
     flops = SpeakerNet.flops(net, samples, device)
     world = distributed.world_size()
     log.line(f"{args.model}: {parameters:,} parameters, {flops / 1e9:.2f} GFLOP per crop of {samples / 16000:.2f} s")
@@ -147,33 +166,34 @@ def describe(net, args, log, device):
 
 def train(args):
     """Train on one process or as one rank of several; return the exit code."""
+    started = time.time()
     seed_everything(args.seed + distributed.rank())
     device = distributed.device_of(args)
     train_list = lists.read_train_list(args.train_list, args.train_path)
     test = lists.read_trial_list(args.test_list)
     valid = lists.read_trial_list(args.valid_list) if args.valid_list else None
+    more = [lists.read_trial_list(path) for path in args.additional_test_sets]
     args.nClasses = args.nClasses or len(train_list.speakers)
     args.valid_path = args.valid_path or args.test_path
 
-    network, card = build_network(args)
+    network, card = SpeakerNet.build_network(args)
     loss = build_loss(args)
-    masks = {
-        "time_masks": args.time_masks,
-        "time_mask_frames": args.time_mask_frames,
-        "freq_masks": args.freq_masks,
-        "freq_mask_bands": args.freq_mask_bands,
-        "probability": args.spec_augment_prob,
-    }
-    net = SpeakerNet.SpeakerNet(network, loss, args.wav_scale, masks if args.spec_augment else None).to(device)
+    masks = DatasetLoader.mask_arguments(args)
+    net = SpeakerNet.SpeakerNet(network, loss, args.wav_scale, masks, args.spec_augment_before_norm).to(device)
     if args.channels_last:
         net = net.to(memory_format=torch.channels_last)
     log = RunLog(args.save_path, writes=distributed.is_main())
-    check(train_list, test, valid, args, loss, log)
+    check(train_list, test, valid, more, args, loss, log)
     world, rank = distributed.world_size(), distributed.rank()
     loader = DatasetLoader.train_loader(train_list, args, world, rank, device, log.line)
     describe(net, args, log, device)
 
-    optimizer = registry.build(registry.load("optimizer", args.optimizer), vars(args), list(net.parameters()))
+    parameters = groups.parameter_groups(net, args.lr_groups, args.lr)
+    optimizer = registry.build(registry.load("optimizer", args.optimizer), vars(args), parameters)
+    freezer = groups.Freezer(net, frozen_parts(net, args))
+    freezer.set_step(0)
+    if freezer.parts:
+        log.line(freezer.describe())
     steps_per_epoch = max(1, len(loader.batch_sampler) // args.accumulate)
     schedule = {
         "steps_per_epoch": steps_per_epoch,
@@ -192,16 +212,7 @@ def train(args):
     }
     state = run.prepare(net, optimizer, args, device, scheduler, unit, card)
     if not run.resume(state, log, args) and args.initial_model:
-        weights, _ = checkpoint.weights_of(checkpoint.read(args.initial_model), args.initial_model)
-        rows = args.keep_head_rows
-        for line in checkpoint.load_weights(
-            net,
-            weights,
-            args.initial_model,
-            keep_head=args.keep_head,
-            keep_head_rows=rows,
-            allow_partial=args.allow_partial,
-        ):
+        for line in foreign.initialise(net, args):
             log.line(line)
         run.restart_averages(state)
     log.record(args, card["meta"]["versions"])
@@ -214,42 +225,89 @@ def train(args):
         scalars = {getattr(loss, "ACCURACY", "accuracy"): accuracy}
         return value, {**scalars, "margin": loss.current_margin} if grows else scalars
 
-    def set_margin(step_number):
-        epochs = (args.margin_start_epoch, args.margin_end_epoch)
-        now = margin_at(step_number, steps_per_epoch, *epochs, args.initial_margin, args.margin, args.margin_growth)
-        loss.set_margin(now)
+    freeze = run.freezing(state, freezer, args)
+
+    def before_step(step_number):
+        freeze(step_number)
+        if grows:
+            epochs = (args.margin_start_epoch, args.margin_end_epoch)
+            now = margin_at(step_number, steps_per_epoch, *epochs, args.initial_margin, args.margin, args.margin_growth)
+            loss.set_margin(now)
+
+    crops = valid_crops(args)
 
     def evaluate():
         chosen, root = (valid, args.valid_path) if valid else (test, args.test_path)
-        scores = SpeakerNet.score_list(net, chosen, root, args, device, normalise)
-        values = SpeakerNet.rates(scores, chosen, args) if scores is not None and chosen.labels is not None else {}
+        table = SpeakerNet.embed_list(net, chosen, root, args, device, crops if valid else None)
+        values = {}
+        if distributed.is_main() and chosen.labels is not None:
+            if table.vectors.isfinite().all():
+                scores = SpeakerNet.score_files(table, chosen, args, device, normalise)
+                values = report.rates(scores, chosen.labels, args)
+            else:
+                log.line(f"warning: embeddings of {chosen.name} are not finite, which counts as an EER of 100 %")
+                values = {"veer": 100.0, "mindcf": 1.0}
         values = distributed.gather_objects(values)[0]
         return {**values, "choose": values["veer"]} if valid and values else values
 
     before = {}
     if args.eval_first and state.step == 0:
         log.line("before training:")
-        before = evaluate_on(net, test, args, log, device, normalise, "_before")
+        before, _ = SpeakerNet.evaluate_list(net, test, args, device, normalise, log, None, "_before")
         log.scalars(0, 0, 0, evaluate())
-    code = loop.fit(state, loader, step, evaluate, log, args, before_step=set_margin if grows else None)
+    try:
+        code = loop.fit(state, loader, step, evaluate, log, args, before_step=before_step)
+    except loop.Diverged as error:
+        end(state, args, card, started, "diverged", {}, str(error))
+        raise
     if not code:
         with Interruption(saved=True):
-            finish(net, test, args, log, device, normalise, before)
+            cohort = enrolled(net, train_list, args, log, device) if args.enroll_training_data else None
+            figures = finish(net, [test, *more], args, log, device, normalise, before, cohort)
+            if state.best is not None:
+                figures["val_eer"] = state.best / 100
+            diverged = not all(value < 1 for name, value in figures.items() if "eer" in name)
+            end(state, args, card, started, "diverged" if diverged else "done", figures)
             distributed.gather_objects(None)  # a rank that only waits hears signals too
     return code
 
 
-def check(train_list, test, valid, args, loss, log):
+def valid_crops(args) -> tuple[int, int]:
+    """Return frames of 10 ms and number of crops per file of the validation list."""
+    frames = args.eval_frames if args.valid_frames is None else args.valid_frames
+    return frames, args.num_eval if args.valid_num_eval is None else args.valid_num_eval
+
+
+def frozen_parts(net, args) -> dict:
+    """Return {beginning of a name: steps or None} of what does not learn: what the network says, and --freeze."""
+    own = net.__S__.freezing() if hasattr(net.__S__, "freezing") else {}
+    return groups.find_parts(net, {**own, **groups.parse_parts(args.freeze, "--freeze")}, "--freeze")
+
+
+def end(state, args, card, started, status, metrics, error=None):
+    """Write result.json of the run."""
+    if distributed.is_main():
+        result.write(
+            args.save_path, status, metrics, error, tag=args.tag, step=state.step, best_step=state.best_step,
+            max_steps=args.max_steps, seconds=round(time.time() - started, 1),
+            revision=card["meta"]["versions"]["revision"],
+        )  # fmt: skip
+
+
+def check(train_list, test, valid, more, args, loss, log):
     """Refuse, before any work, lists that would fail late; print what they hold."""
     classifies = getattr(loss, "CLASSIFIES", False)
-    test_speakers = {lists.speaker_of(name) for name in test.names}
+    test_speakers = {lists.speaker_of(name) for tested in (test, *more) for name in tested.names}
     for line in lists.check_training(train_list, args.nClasses, args.nPerSpeaker, classifies, test_speakers):
         log.line(line)
     if not distributed.is_main():
         return
     paths = [train_list.path(i) for i in lists.evenly(len(train_list.paths), args.check_files)]
     roots = [("train_list", paths, args.max_bad_files)]
-    for name, trial_list, root in (("test_list", test, args.test_path), ("valid_list", valid, args.valid_path)):
+    further = [("additional_test_sets", tested, args.test_path) for tested in more]
+    for name, trial_list, root in (
+        ("test_list", test, args.test_path), ("valid_list", valid, args.valid_path), *further,
+    ):  # fmt: skip
         if trial_list is not None:
             lists.check_trials(trial_list)
             log.line(trial_list.describe())
@@ -262,67 +320,70 @@ def check(train_list, test, valid, args, loss, log):
         log.line("no --valid_list: no checkpoint is chosen as best, the last one is the result")
 
 
-def finish(net, test, args, log, device, normalise, before):
-    """Evaluate the chosen weights on the test list and draw the curves of the run."""
+def enrolled(net, train_list, args, log, device) -> dict | None:
+    """Embed the training speakers by the best weights and the last, and store each cohort in its checkpoint.
+
+    Returns the cohort of the weights to test.
+    """
+    cohort = None
+    for name in (checkpoint.LAST, checkpoint.BEST) if args.valid_list else (checkpoint.LAST,):
+        path = Path(args.save_path) / "checkpoints" / name
+        payload = distributed.from_main(lambda path=path: checkpoint.read(path))
+        weights, _ = checkpoint.weights_of(payload, path)
+        checkpoint.load_weights(net, weights, path)
+        cohort = SpeakerNet.enroll(net, train_list, args, device, valid_crops(args))
+        if distributed.is_main():
+            checkpoint.write(path, {**payload, "meta": {**payload["meta"], "cohort": cohort}})
+            log.line(f"cohort of {len(cohort['speakers'])} training speakers in {path}")
+    return cohort
+
+
+def finish(net, tests, args, log, device, normalise, before, cohort) -> dict:
+    """Evaluate the chosen weights on the test lists and draw the curves of the run; return what result.json holds."""
     folder = Path(args.save_path)
     path = folder / "checkpoints" / (checkpoint.BEST if args.valid_list else checkpoint.LAST)
     weights, _ = distributed.from_main(lambda: checkpoint.weights_of(checkpoint.read(path), path))
     checkpoint.load_weights(net, weights, path)
-    log.line(f"final evaluation of {path}:")
-    after = evaluate_on(net, test, args, log, device, normalise)
+    figures, after = {}, {}
+    for test in tests:
+        log.line(f"final evaluation of {path}:")
+        values, entries = SpeakerNet.evaluate_list(net, test, args, device, normalise, log, cohort)
+        figures, after = figures | entries, after or values
     if distributed.is_main():
         curves = folder / "result" / "training_curves.png"
         plots.training_curves(curves, folder / "metrics.jsonl")
         log.line(f"training curves {curves}")
     if before and after:
         log.line(f"EER before training {before['veer']:.2f} %, after {after['veer']:.2f} %")
+    return figures
 
 
 # ---------------------------------------------------------------- evaluation
 
 
-def evaluate_on(net, test, args, log, device, normalise, suffix="") -> dict:
-    """Score the test list and report; return the figures on rank 0, nothing on the others."""
-    scores = SpeakerNet.score_list(net, test, args.test_path, args, device, normalise)
-    if not distributed.is_main():
-        return {}
-    return SpeakerNet.report(scores, test, args, Path(args.save_path), normalise, log, suffix)
-
-
 def evaluate_only(args):
-    """Evaluate --initial_model, or the best or last checkpoint of --save_path, on --test_list."""
+    """Evaluate --initial_model, or the best or last checkpoint of --save_path, on --test_list and further ones."""
     device = distributed.device_of(args)
     log = RunLog(args.save_path, writes=distributed.is_main(), tensorboard=False)
-    test = lists.read_trial_list(args.test_list)
+    tests = [lists.read_trial_list(path) for path in (args.test_list, *args.additional_test_sets)]
     path = args.initial_model or str(checkpoint.chosen(args.save_path))
-    weights, card = checkpoint.weights_of(checkpoint.read(path), path)
+    net, card = SpeakerNet.load_any(path, args, device, log.line)
     if card:
-        if args.model and f"models.{args.model}" != card["class"]:
-            raise ValueError(f"{path} holds {card['class']}, not --model {args.model}: leave --model out")
-        if args.wav_scale is not None and args.wav_scale != card["meta"]["wav_scale"]:
-            log.line(
-                f"warning: --wav_scale {args.wav_scale} ignored, {path} was trained with {card['meta']['wav_scale']}"
-            )
-        for name, value in card["kwargs"].items():
-            if name in args.given and getattr(args, name) != value:
-                log.line(f"warning: --{name} {getattr(args, name)} ignored, {path} was trained with {value}")
-        net, normalise = (
-            SpeakerNet.from_card(weights, card, path).to(device),
-            bool(card["meta"].get("test_normalize", True)),
-        )
-        log.line(f"{card['class']} with its arguments from {path}")
+        normalise, cohort = bool(card["meta"].get("test_normalize", True)), card["meta"].get("cohort")
     else:
-        network, _ = build_network(args)
-        net = SpeakerNet.SpeakerNet(network, wav_scale=args.wav_scale).to(device)
-        for line in checkpoint.load_weights(net, weights, path, allow_partial=args.allow_partial):
-            log.line(line)
-        normalise = getattr(registry.load("loss", args.trainfunc), "test_normalize", True) if args.trainfunc else True
+        normalise, cohort = True, None
+        if args.trainfunc:
+            normalise = getattr(registry.load("loss", args.trainfunc), "test_normalize", True)
+    if cohort is None and (args.score_norm != "none" or args.post_process_scores):
+        raise ValueError(f"{path} holds no cohort: train with --enroll_training_data, or use score.py --cohort")
     log.line(f"parameters {sum(p.numel() for p in net.__S__.parameters()):,}, list {args.test_list}")
-    lists.check_trials(test)
-    paths = [lists.join(args.test_path, test.names[i]) for i in lists.evenly(len(test.names), args.check_files)]
-    for line in lists.check_files("test_list", paths):
-        log.line(line)
-    evaluate_on(net, test, args, log, device, normalise)
+    for test in tests:
+        lists.check_trials(test)
+        paths = [lists.join(args.test_path, test.names[i]) for i in lists.evenly(len(test.names), args.check_files)]
+        for line in lists.check_files("test_list", paths):
+            log.line(line)
+    for test in tests:
+        SpeakerNet.evaluate_list(net, test, args, device, normalise, log, cohort)
     return 0
 
 

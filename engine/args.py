@@ -14,7 +14,7 @@ import yaml
 # What describes this one invocation and not the experiment: never stored in args.yaml.
 NOT_STORED = (
     *("config", "set", "eval", "resume", "initial_model", "save_path"),
-    *("port", "device", "distributed", "nproc", "silence_seconds", "given"),
+    *("port", "device", "distributed", "nproc", "silence_seconds", "given", "crop_samples", "dry_run"),
 )
 
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
@@ -70,6 +70,8 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, without the page of usage."""
+
+    add_bool = add_bool  # for the add_arguments(parser) of networks, which import nothing of the engine
 
     def error(self, message):
         self.exit(2, f"error: {' '.join(message.split())} (--help lists all flags)\n")

@@ -107,8 +107,8 @@ def weights_of(payload, path: str | Path = "checkpoint") -> tuple[dict[str, torc
     """Return the state dict with our names (`__S__.` network, `__L__.` loss) and the card {"class", "kwargs", "meta"}.
 
     Layouts: ours; a bare state dict of 2020 (with `module.` anywhere in its names); {"model": network};
-    {"model_state_dict": ...}. The card is empty for all but ours: flags must then say what the network is. Of a run
-    with averaged weights (EMA) these are returned, since it was evaluated with them.
+    {"model_state_dict": ...}; {"state_dict": ...}. The card is empty for all but ours: flags must then say what the
+    network is. Of a run with averaged weights (EMA) these are returned, since it was evaluated with them.
 
     Raises:
         ValueError: none of these.
@@ -128,6 +128,8 @@ def weights_of(payload, path: str | Path = "checkpoint") -> tuple[dict[str, torc
         state = payload["model_state_dict"]
     elif isinstance(payload.get("model"), dict):
         state = payload["model"]
+    elif isinstance(payload.get("state_dict"), dict):
+        state = payload["state_dict"]
     else:
         state = payload
     if not isinstance(state, dict) or not state or not all(map(_is_weight, state, state.values())):
@@ -158,6 +160,7 @@ def load_weights(
     keep_head: bool = False,
     keep_head_rows: int = 0,
     allow_partial: bool = False,
+    may_lack: tuple[str, ...] = (),
 ) -> list[str]:
     """Copy `weights` into `module`; return one message per thing worth knowing.
 
@@ -168,6 +171,7 @@ def load_weights(
         keep_head: the head must fit too (large-margin fine-tuning).
         keep_head_rows: shrink a larger head to its first so many classes.
         allow_partial: load what fits of the network and report the rest.
+        may_lack: beginnings of names that `weights` need not have; they stay as they are.
 
     Raises:
         ValueError: the network's names or shapes differ (the message lists them), or the head's where it must be kept,
@@ -177,7 +181,7 @@ def load_weights(
     if keep_head_rows:
         weights = {n: _first_classes(t, own[n]) if n.startswith(head) and n in own else t for n, t in weights.items()}
     fits = {n: t for n, t in weights.items() if n in own and t.shape == own[n].shape}
-    problems = [f"{n} is missing" for n in own if n not in weights]
+    problems = [f"{n} is missing" for n in own if n not in weights and not (may_lack and n.startswith(may_lack))]
     problems += [f"{n} is not part of this network" for n in weights if n not in own]
     problems += [
         f"{n} is {tuple(t.shape)} there and {tuple(own[n].shape)} here"

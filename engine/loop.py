@@ -15,6 +15,10 @@ from engine.log import RunLog, words
 from engine.state import State, averaged_weights
 
 
+class Diverged(RuntimeError):
+    """Too many steps had a loss or gradient that is not finite."""
+
+
 class Averages:
     """Running means of scalars, kept on the device: reading them is the only point that waits for it."""
 
@@ -50,20 +54,27 @@ def fit(state: State, loader, step_fn, evaluate_fn, log: RunLog, args, before_st
     Args:
         loader: its batch_sampler has set_epoch(epoch, first_batch); its batches are tuples of tensors.
         step_fn: step_fn(batch) -> (loss, {name: one-element tensor}).
-        evaluate_fn: evaluate_fn() -> {name: float}, run every --test_interval epochs and at the end; "choose", where
-            present, decides which checkpoint is best (lower is better). None: no evaluation.
+        evaluate_fn: evaluate_fn() -> {name: float}, run every --test_interval epochs, or every --test_interval_steps,
+            and at the end; "choose", where present, decides which checkpoint is best (lower is better). None: no
+            evaluation.
         before_step, after_step: plain functions of the step number; what they change must lie in the state or follow
             from the step.
 
     Raises:
-        RuntimeError: --max_skipped_steps steps were not finite.
+        Diverged: --max_skipped_steps steps were not finite.
     """
     with Interruption() as interruption:
+
+        def evaluate():
+            also = () if evaluate_fn is None else _evaluate(state, evaluate_fn, log, args, interruption)
+            state.evaluated = state.step  # after: a run killed within an evaluation makes it again
+            return also
+
         while state.epoch <= args.max_epoch and not (_is_done(state, args) or _stops_early(state, args)):
-            caught = _train_epoch(state, loader, step_fn, log, args, before_step, after_step, interruption)
+            caught = _train_epoch(state, loader, step_fn, log, args, before_step, after_step, interruption, evaluate)
             if not caught:
                 complete = state.batch >= _usable_batches(loader, args)
-                _finish_epoch(state, evaluate_fn, log, args, complete, interruption)
+                _finish_epoch(state, evaluate, log, args, complete)
                 caught = interruption.compare_now()
             if caught:
                 checkpoint.save_run(state, args.save_path)
@@ -97,7 +108,13 @@ def _usable_batches(loader, args):
     return len(loader.batch_sampler) // args.accumulate * args.accumulate
 
 
-def _train_epoch(state, loader, step_fn, log, args, before_step, after_step, interruption) -> int:
+def _due_by_steps(state, args):
+    """Tell whether --test_interval_steps asks for an evaluation at this step, which has not been made yet."""
+    interval = args.test_interval_steps
+    return interval > 0 and state.step > 0 and state.step % interval == 0 and state.evaluated != state.step
+
+
+def _train_epoch(state, loader, step_fn, log, args, before_step, after_step, interruption, evaluate) -> int:
     """Train from the state's batch to the end of the epoch; return the number of a signal caught on the way, or 0."""
     state.module.train()
     loader.batch_sampler.set_epoch(state.epoch, state.batch)
@@ -116,7 +133,16 @@ def _train_epoch(state, loader, step_fn, log, args, before_step, after_step, int
         leave=False,
     )
     source = _batches(loader) if state.batch < total and not _reached_max_steps(state, args) else None
-    while state.batch < total and not _reached_max_steps(state, args):
+    while state.batch < total and not (_reached_max_steps(state, args) or _stops_early(state, args)):
+        if _due_by_steps(state, args) and state.batch % args.accumulate == 0:
+            also = evaluate()
+            _save(state, args, also)
+            state.module.train()
+            caught, interval, last_saved = interruption.compare_now(), Interval(state), time.monotonic()
+            if caught:
+                bar.close()
+                return caught
+            continue  # the evaluation may have been the last before an early stop
         asked = time.perf_counter()
         batch = tuple(t.to(state.device, non_blocking=True) for t in next(source))
         interval.waited += time.perf_counter() - asked
@@ -140,7 +166,8 @@ def _train_epoch(state, loader, step_fn, log, args, before_step, after_step, int
             after_step(state.step)
         caught, due = interruption.compare(time.monotonic() - last_saved > 60 * args.save_minutes)
         due = due or (args.save_steps > 0 and state.step % args.save_steps == 0)
-        if interval.steps.count == args.log_interval or state.batch == total or caught or due:
+        ends = state.batch == total or caught or _due_by_steps(state, args)
+        if interval.steps.count == args.log_interval or ends or due:
             _log_interval(state, interval, log, args, bar)
             interval = Interval(state)
         if due and not caught and state.batch < total:
@@ -228,7 +255,7 @@ def _log_interval(state, interval, log, args, bar):
     if skipped:
         log.line(f"step {state.step}: {skipped} of {interval.steps.count} steps skipped, loss or gradient not finite")
     if state.skipped_steps >= args.max_skipped_steps > 0:
-        raise RuntimeError(
+        raise Diverged(
             f"{state.skipped_steps} steps had a loss or gradient that is not finite (at step {state.step}); the last "
             f"good state is in {args.save_path}/checkpoints; try a smaller --lr, --clip_grad 5, or no --mixedprec"
         )
@@ -242,33 +269,45 @@ def _log_interval(state, interval, log, args, bar):
     )
 
 
-def _finish_epoch(state, evaluate_fn, log, args, complete, interruption):
+def _evaluate(state, evaluate_fn, log, args, interruption) -> tuple[str, ...]:
+    """Evaluate, note whether it is the best so far, step a schedule that waits for it; return the names to save under.
+
+    The state is stored before: an evaluation that fails or is killed costs no training.
+    """
+    checkpoint.save_run(state, args.save_path)
+    state.module.eval()
+    with averaged_weights(state), interruption.all_saved():
+        scores = evaluate_fn()
+    log.scalars(state.step, state.epoch, state.samples, scores)
+    log.line(f"Epoch {state.epoch}, {words(scores)}")
+    names = (f"step_{state.step}.pt",)
+    if "choose" not in scores:
+        return names
+    if getattr(state.scheduler, "needs_metric", False):
+        state.scheduler.step(scores["choose"])
+    if state.best is not None and not scores["choose"] < state.best:
+        state.evaluations_without_gain += 1
+        return names
+    state.best, state.best_step, state.evaluations_without_gain = scores["choose"], state.step, 0
+    return (checkpoint.BEST, *names)
+
+
+def _finish_epoch(state, evaluate, log, args, complete):
     """Evaluate where it is due, step an epoch scheduler, and store the state."""
     last = state.epoch >= args.max_epoch or _reached_max_steps(state, args)
-    due = evaluate_fn is not None and (last or (complete and state.epoch % args.test_interval == 0))
-    scores = {}
-    if due:
-        # stored before: an evaluation that fails or is killed costs no training
-        checkpoint.save_run(state, args.save_path)
-        state.module.eval()
-        with averaged_weights(state), interruption.all_saved():
-            scores = evaluate_fn()
-        log.scalars(state.step, state.epoch, state.samples, scores)
-        log.line(f"Epoch {state.epoch}, {words(scores)}")
-    if state.scheduler is not None and state.scheduler_unit == "epoch" and complete:
-        if getattr(state.scheduler, "needs_metric", False):
-            if "choose" in scores:
-                state.scheduler.step(scores["choose"])
-        else:
-            state.scheduler.step()
-    better = "choose" in scores and (state.best is None or scores["choose"] < state.best)
-    if "choose" in scores:
-        state.best = scores["choose"] if better else state.best
-        state.evaluations_without_gain = 0 if better else state.evaluations_without_gain + 1
+    by_epochs = not args.test_interval_steps and complete and state.epoch % args.test_interval == 0
+    due = (last and state.evaluated != state.step) or by_epochs or _due_by_steps(state, args)
+    also = evaluate() if due else ()
+    stepped = state.scheduler is not None and state.scheduler_unit == "epoch" and complete
+    if stepped and not getattr(state.scheduler, "needs_metric", False):
+        state.scheduler.step()
     state.finished = state.step
     if complete:
         state.epoch, state.batch = state.epoch + 1, 0
-    also = ([checkpoint.BEST] if better else []) + ([f"step_{state.step}.pt"] if due else [])
-    checkpoint.save_run(state, args.save_path, also=tuple(also))
+    _save(state, args, also)
+
+
+def _save(state, args, also):
+    checkpoint.save_run(state, args.save_path, also=also)
     if distributed.is_main():
         checkpoint.prune(args.save_path, args.keep_checkpoints)

@@ -4,7 +4,7 @@ Entry points: add_arguments(parser), prepare(...), resume(state, log, args).
 
 import torch
 
-from engine import checkpoint, distributed, registry
+from engine import checkpoint, distributed, groups, registry
 from engine.args import add_bool
 from engine.log import RunLog
 from engine.state import State
@@ -13,9 +13,11 @@ from engine.state import State
 RANGES = {
     "seed": (0, 2**63 - 1), "max_epoch": (1, None), "max_steps": (0, None), "accumulate": (1, None), "lr": (0, None),
     "lr_decay": (0, 1), "weight_decay": (0, None), "warmup_epochs": (0, None), "final_lr": (0, None),
-    "plateau_patience": (0, None), "momentum": (0, 1), "clip_grad": (0, None), "ema": (0, 1 - 1e-12),
-    "test_interval": (1, None), "log_interval": (1, None), "max_skipped_steps": (0, None), "save_minutes": (0, None),
-    "save_steps": (0, None), "keep_checkpoints": (0, None), "early_stop": (0, None),
+    "final_lr_ratio": (0, None), "initial_lr": (0, None), "base_lr": (0, None), "cycles": (1, None),
+    "half_period_steps": (0, None), "plateau_patience": (0, None), "momentum": (0, 1), "clip_grad": (0, None),
+    "ema": (0, 1 - 1e-12), "test_interval": (1, None), "test_interval_steps": (0, None), "log_interval": (1, None),
+    "max_skipped_steps": (0, None), "save_minutes": (0, None), "save_steps": (0, None), "keep_checkpoints": (0, None),
+    "early_stop": (0, None),
 }  # fmt: skip
 
 
@@ -29,17 +31,44 @@ def add_arguments(parser):
         "--lr_decay",
         type=float,
         default=0.95,
-        help="steplr, plateau: factor on the rate, for steplr every --test_interval epochs",
+        help="steplr, plateau, reduce_on_plateau: factor on the rate, for steplr every --test_interval epochs",
     )
     training.add_argument("--weight_decay", type=float, default=0.0, help="weight decay")
     training.add_argument("--warmup_epochs", type=float, default=0.0, help="cosine, exponential: epochs of warm-up")
     training.add_argument(
-        "--final_lr", type=float, default=None, help="cosine, exponential: last learning rate (default: lr / 1000)"
+        "--final_lr",
+        type=float,
+        default=None,
+        help="cosine, exponential: last learning rate (default: lr / 1000); exp_decay, tri_stage (default: 5e-6)",
     )
+    training.add_argument(
+        "--final_lr_ratio", type=float, default=None, help="exp_decay, tri_stage: last rate as a share of --lr"
+    )
+    training.add_argument("--initial_lr", type=float, default=5e-6, help="tri_stage: learning rate of step 0")
+    training.add_argument(
+        "--tri_stage_ratios",
+        type=float,
+        nargs=3,
+        default=[0.1, 0.4, 0.5],
+        help="tri_stage: shares of warm-up, constant rate and decay in the steps of the run",
+    )
+    training.add_argument("--cycles", type=int, default=4, help="cyclic: cycles in the run, each peak half the last")
+    training.add_argument(
+        "--half_period_steps",
+        "--step_size_up",
+        type=int,
+        default=0,
+        help="cyclic: optimiser steps from the lowest rate to the peak (0: from --cycles)",
+    )
+    training.add_argument("--base_lr", type=float, default=1e-8, help="cyclic: lowest learning rate")
+    groups.add_arguments(training)
     add_bool(training, "--warm_from_zero", default=True, help="cosine, exponential: warm up from zero")
     add_bool(training, "--lr_scale_by_batch", help="cosine, exponential: multiply the rates by global batch / 64")
     training.add_argument(
-        "--plateau_patience", type=int, default=2, help="plateau: evaluations without gain that it bears"
+        "--plateau_patience",
+        type=int,
+        default=2,
+        help="plateau, reduce_on_plateau: evaluations without gain that it bears",
     )
     training.add_argument("--momentum", type=float, default=0.9, help="sgd: momentum")
     add_bool(training, "--nesterov", help="sgd: Nesterov's momentum")
@@ -64,6 +93,12 @@ def add_arguments(parser):
         type=int,
         default=10,
         help="epochs between evaluations; also the step of steplr",
+    )
+    group.add_argument(
+        "--test_interval_steps",
+        type=int,
+        default=0,
+        help="evaluate every so many optimiser steps instead, within epochs too (0: by epochs)",
     )
     group.add_argument(
         "--log_interval",
@@ -128,13 +163,37 @@ def prepare(module, optimizer, args, device, scheduler=None, scheduler_unit="epo
         torch.backends.cudnn.allow_tf32 = True
     if args.sync_bn:
         module = torch.nn.SyncBatchNorm.convert_sync_batchnorm(module)
-    parallel = distributed.wrap(module, device)
-    if args.compile:
-        parallel = torch.compile(parallel)
-    state = State(module, parallel, optimizer, scheduler, scheduler_unit, device, autocast, scaler, card=card or {})
+    state = State(
+        module,
+        wrapped(module, device, args),
+        optimizer,
+        scheduler,
+        scheduler_unit,
+        device,
+        autocast,
+        scaler,
+        card=card or {},
+    )
     if args.ema:
         state.start_ema([args.ema])
     return state
+
+
+def wrapped(module, device, args):
+    """Return the module as training calls it: over several ranks, compiled."""
+    parallel = distributed.wrap(module, device)
+    return torch.compile(parallel) if args.compile else parallel
+
+
+def freezing(state: State, freezer: groups.Freezer, args):
+    """Return before_step(step) for the loop: it freezes and thaws, and lets ranks exchange the gradients there are."""
+
+    def before_step(step):
+        if freezer.set_step(step):
+            state.parallel = None  # the old wrapper takes its hooks off the parameters before the new one puts its on
+            state.parallel = wrapped(state.module, state.device, args)
+
+    return before_step
 
 
 def restart_averages(state: State):

@@ -18,8 +18,8 @@ class State:
 
     `module` holds network and loss together and is what checkpoints store; `parallel` is the same as it is called
     (wrapped by DistributedDataParallel or compiled). Counters: `step` optimiser steps, `epoch` the current one from 1,
-    `batch` batches of it already used, `samples` items seen by all ranks, `finished` the step at which an epoch was
-    last ended, its evaluation included.
+    `batch` batches of it already used, `samples` items seen by all ranks, `evaluated` the step of the last evaluation,
+    `best_step` that of the best one, `finished` the step at which an epoch was last ended, its evaluation included.
     """
 
     module: torch.nn.Module
@@ -41,9 +41,14 @@ class State:
     best: float | None = None
     evaluations_without_gain: int = 0
     skipped_steps: int = 0
+    evaluated: int = -1
+    best_step: int | None = None
     finished: int = -1
 
-    COUNTERS = ("step", "epoch", "batch", "samples", "best", "evaluations_without_gain", "skipped_steps", "finished")
+    COUNTERS = (
+        *("step", "epoch", "batch", "samples", "best", "evaluations_without_gain", "skipped_steps"),
+        *("evaluated", "best_step", "finished"),
+    )
 
     def training_state(self) -> dict:
         """Return what a resumed run needs besides the weights, as plain data; every rank must call it."""

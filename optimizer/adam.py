@@ -7,7 +7,7 @@ import torch
 from optimizer._fused import with_fused
 
 
-def Optimizer(parameters, lr, weight_decay=0.0):
+def Optimizer(parameters, lr, weight_decay=0.0, betas=(0.9, 0.999), eps=1e-8):
     """Return the optimizer of `parameters` (tensors or parameter groups)."""
     parameters, fused = with_fused(parameters)
-    return torch.optim.Adam(parameters, lr=lr, weight_decay=weight_decay, fused=fused)
+    return torch.optim.Adam(parameters, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused)

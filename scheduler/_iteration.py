@@ -1,5 +1,5 @@
 """Learning rates that are pure functions of the optimiser step, and can so be set to any step.
-Entry points: StepSchedule, warmup.
+Entry points: StepSchedule, warmup, last_rate.
 """
 
 from collections.abc import Callable
@@ -48,3 +48,17 @@ def lr_ratio(optimizer: Optimizer, final_lr: float | None) -> float:
 def batch_scale(global_batch: int, lr_scale_by_batch: bool) -> float:
     """Return the factor on all rates: global batch / 64, or 1 where it is not asked for."""
     return global_batch / 64 if lr_scale_by_batch else 1.0
+
+
+def last_rate(lr: float, final_lr: float | None, final_lr_ratio: float | None) -> float:
+    """Return the last learning rate: given itself, as a share of the first, or 5e-6.
+
+    Raises:
+        ValueError: both are given, or a rate is not positive.
+    """
+    if final_lr is not None and final_lr_ratio is not None:
+        raise ValueError("--final_lr and --final_lr_ratio say the same: give one of them")
+    final = final_lr if final_lr is not None else lr * final_lr_ratio if final_lr_ratio is not None else 5e-6
+    if lr <= 0 or final <= 0:
+        raise ValueError(f"--lr {lr} and the last learning rate {final} must be above 0")
+    return final

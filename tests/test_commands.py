@@ -14,6 +14,7 @@ import torch
 from conftest import ROOT
 from tree import copy_tree, run
 
+import SpeakerNet
 import trainSpeakerNet
 from engine import checkpoint, registry
 from engine.args import parse
@@ -83,7 +84,7 @@ def test_training_commands_run_as_written_and_stop_on_sigterm(tree, command):
 @pytest.mark.parametrize("command", EVALUATE, ids=["lite", "v2"])
 def test_evaluation_commands_run_as_written(tree, command):
     args, _ = parse(trainSpeakerNet.make_flags(), command.split()[2:])
-    network, _ = trainSpeakerNet.build_network(args)
+    network, _ = SpeakerNet.build_network(args)
     state = {"__S__." + name: tensor for name, tensor in network.state_dict().items()}
     if args.trainfunc == "angleproto":
         state |= {"__L__.w": torch.tensor(10.0), "__L__.b": torch.tensor(-5.0)}
@@ -109,5 +110,5 @@ def test_every_config_loads_and_its_classes_take_its_options(path):
     args, given = parse(trainSpeakerNet.make_flags(), argv, extend)
     assert registry.check_taken(given, trainSpeakerNet.CLASS_FLAGS, trainSpeakerNet.chosen_classes(args)) == []
     args.nClasses = args.nClasses or 10
-    trainSpeakerNet.build_network(args)
+    SpeakerNet.build_network(args)
     trainSpeakerNet.build_loss(args)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from engine import checkpoint, loop, run
+from engine import checkpoint, groups, loop, run
 from engine.args import parse
 from engine.interruption import INTERRUPTED
 from engine.log import RunLog
@@ -219,3 +219,62 @@ def test_the_state_is_stored_every_so_many_steps(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "save_run", lambda s, *a, **k: steps.append(s.step) or save(s, *a, **k))
     Toy(tmp_path, max_epoch=1, save_steps=3).fit()
     assert steps == [3, 6, 8]
+
+
+def test_evaluation_by_steps_happens_within_epochs_and_once_each(tmp_path):
+    seen = []
+    toy = Toy(tmp_path, test_interval_steps=3, keep_checkpoints=9, test_interval=1)
+    toy.evaluate = lambda: seen.append(toy.state.step) or {"choose": abs(toy.state.step - 6)}
+    toy.fit()  # two epochs of eight steps
+    assert seen == [3, 6, 9, 12, 15, 16]
+    assert (toy.state.best, toy.state.best_step, toy.state.evaluations_without_gain) == (0, 6, 4)
+    names = {p.name for p in (tmp_path / "checkpoints").iterdir()}
+    assert names == {"best.pt", "last.pt", *(f"step_{step}.pt" for step in seen)}
+    assert checkpoint.read(tmp_path / "checkpoints" / "best.pt")["training"]["counters"]["step"] == 6
+    again = Toy(tmp_path / "b", test_interval_steps=3, early_stop=2, max_epoch=9)
+    again.evaluate = lambda: {"choose": again.state.step}
+    again.fit()
+    assert again.state.step == 9 and "stopped early" in (tmp_path / "b/result/scores.txt").read_text()
+
+
+def test_a_run_killed_in_an_evaluation_within_an_epoch_makes_it_again_and_ends_as_if_nothing_had_happened(tmp_path):
+    class Killed(BaseException):
+        pass
+
+    whole = Toy(tmp_path / "a", test_interval_steps=3, evaluate=lambda: {"choose": 1.0})
+    whole.fit()
+    first = Toy(tmp_path / "b", test_interval_steps=3)
+
+    def dies_at_six():
+        if first.state.step == 6:
+            raise Killed
+        return {"choose": 1.0}
+
+    first.evaluate = dies_at_six
+    with pytest.raises(Killed):
+        first.fit()
+    seen = []
+    rest = Toy(tmp_path / "b", test_interval_steps=3)
+    rest.evaluate = lambda: seen.append(rest.state.step) or {"choose": 1.0}
+    assert run.resume(rest.state, rest.log, rest.args) and rest.fit() == 0
+    assert seen == [6, 9, 12, 15, 16] and torch.equal(whole.module.weight, rest.module.weight)
+    assert whole.state.best_step == rest.state.best_step == 3
+
+
+def test_a_part_thaws_at_its_step_and_a_resumed_run_knows_it(tmp_path):
+    def frozen_for(steps, folder, **flags):
+        toy = Toy(folder, max_epoch=1, **flags)
+        freezer = groups.Freezer(toy.module, {"bias": steps})
+        biases = []
+        freeze = run.freezing(toy.state, freezer, toy.args)
+        hook = lambda step: (freeze(step), biases.append(toy.module.bias.item()))  # noqa: E731
+        run.resume(toy.state, toy.log, toy.args)
+        assert toy.fit(before_step=hook) == 0
+        return toy, biases
+
+    toy, biases = frozen_for(5, tmp_path / "a")
+    assert len(set(biases[:6])) == 1 and len(set(biases[5:])) == 3
+    for steps in (2, 6):  # stopped while it is frozen, and afterwards
+        frozen_for(5, tmp_path / str(steps), max_steps=steps)
+        rest, _ = frozen_for(5, tmp_path / str(steps))
+        assert torch.equal(toy.module.weight, rest.module.weight) and torch.equal(toy.module.bias, rest.module.bias)

@@ -9,13 +9,18 @@ from torch import nn
 from engine.registry import build, load, names
 from scheduler._margin import margin_at
 from scheduler.cosine import cosine
+from scheduler.cyclic import cyclic
+from scheduler.exp_decay import exp_decay
 from scheduler.exponential import exponential
+from scheduler.one_cycle import one_cycle
+from scheduler.tri_stage import tri_stage
 
 OPTIONS = {
     "lr": 0.1, "weight_decay": 0.01, "test_interval": 10, "lr_decay": 0.5, "total_steps": 100, "steps_per_epoch": 10,
     "global_batch": 128, "warmup_epochs": 2.0, "final_lr": None, "warm_from_zero": True, "lr_scale_by_batch": False,
 }  # fmt: skip
 ITERATION = ("cosine", "exponential")
+WITH_A_BASE = ("cyclic", "exp_decay", "one_cycle", "tri_stage")  # their lowest rates are absolute numbers
 
 
 def weights(value=1.0):
@@ -176,6 +181,67 @@ def test_a_run_of_another_size_continues_on_the_same_curve(name):
 def test_rates_that_are_not_positive_are_refused(name):
     with pytest.raises(ValueError, match="--final_lr"):
         make_scheduler(name, final_lr=0.0)
+
+
+FORMULAS = {
+    "cyclic": lambda t: cyclic(t, 12, 0.1, 1e-8),
+    "exp_decay": lambda t: exp_decay(t, 100, 0.1, 5e-6),
+    "one_cycle": lambda t: one_cycle(t, 100, 0.1),
+    "tri_stage": lambda t: tri_stage(t, 100, 0.1, 5e-6, 5e-6),
+}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_scheduler_of_limited_data_follows_its_formula_in_every_group(name):
+    groups = [{"params": [weights()]}, {"params": [weights()], "lr": 0.02}]
+    scheduler, unit, optimizer = make_scheduler(name, groups)
+    assert unit == "iteration"
+    optimizer.step()
+    for t in range(120):
+        assert rates(optimizer) == pytest.approx([FORMULAS[name](t), 0.2 * FORMULAS[name](t)])
+        scheduler.step()
+    scheduler.set_step(41)
+    assert rates(optimizer)[0] == pytest.approx(FORMULAS[name](41))
+
+
+def test_shapes_of_the_schedules_of_limited_data():
+    peaks = [cyclic(t, 12, 0.1, 1e-8) for t in (12, 36, 60)]
+    assert peaks == pytest.approx([0.1, 0.05, 0.025]) and cyclic(24, 12, 0.1, 1e-8) == pytest.approx(1e-8)
+    assert one_cycle(0, 100, 0.1) == pytest.approx(0.004) and one_cycle(29, 100, 0.1) == pytest.approx(0.1)
+    assert one_cycle(99, 100, 0.1) == one_cycle(500, 100, 0.1) == pytest.approx(4e-7)
+    assert tri_stage(0, 100, 0.1, 5e-6, 5e-6) == 5e-6 and tri_stage(9, 100, 0.1, 5e-6, 5e-6) == pytest.approx(0.1)
+    assert tri_stage(50, 100, 0.1, 5e-6, 5e-6) == 0.1 and tri_stage(101, 100, 0.1, 5e-6, 5e-6) == 5e-6
+    assert exp_decay(100, 100, 1e-6, 5e-6) > 1e-6, "it rises where the absolute last rate lies above the first"
+    scheduler, _, optimizer = make_scheduler("exp_decay", final_lr_ratio=0.01)
+    scheduler.set_step(100)
+    assert rates(optimizer)[0] == pytest.approx(0.1 * 0.01 ** (100 / 101))
+    assert make_scheduler("cyclic", half_period_steps=50)[0].lr_lambdas[0](50) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    "name,options,words",
+    [
+        ("cyclic", {"total_steps": 7}, "--cycles 4: 7 steps are too few"),
+        ("one_cycle", {"total_steps": 7}, "7 steps are too few"),
+        ("tri_stage", {"tri_stage_ratios": (0.5, 0.5, 0.5)}, "the sum 1"),
+        ("tri_stage", {"final_lr": 1e-6, "final_lr_ratio": 0.1}, "give one of them"),
+        ("exp_decay", {"final_lr": 0.0}, "above 0"),
+    ],
+)
+def test_wrong_options_of_a_schedule_are_told(name, options, words):
+    with pytest.raises(ValueError, match=words):
+        make_scheduler(name, **options)
+
+
+def test_reduce_on_plateau_has_its_own_defaults():
+    from engine.args import make_parser, parse
+    from engine.run import add_arguments
+
+    parser = make_parser("")
+    add_arguments(parser)
+    load("scheduler", "reduce_on_plateau").add_arguments(parser)
+    args, _ = parse(parser, [])
+    assert (args.lr_decay, args.plateau_patience) == (0.1, 3)
 
 
 def test_steplr_follows_the_test_interval():

@@ -36,6 +36,6 @@ def test_an_embedding_does_not_depend_on_its_neighbours():
     tables = []
     for eval_frames, batch in ((150, 1), (150, 4), (0, 4)):
         args = argparse.Namespace(eval_frames=eval_frames, num_eval=3, nDataLoaderThread=0, eval_batch_files=batch)
-        tables.append(SpeakerNet.embed_files(net, paths, args, torch.device("cpu"), quiet=True))
+        tables.append(SpeakerNet.embed_files(net, paths, args, torch.device("cpu")))
     torch.testing.assert_close(tables[0].vectors, tables[1].vectors, rtol=1e-4, atol=1e-5)
     assert np.diff(tables[0].offsets).tolist() == [3] * 6 and np.diff(tables[2].offsets).tolist() == [1] * 6

@@ -1,0 +1,64 @@
+"""Weights that others published: their names turned into ours, or fetched by a network's own pipeline.
+Entry points: load_into(net, path), initialise(net, args), recognise(weights, task).
+
+A network knows its foreign layouts itself: from_foreign(weights) -> (constructor arguments, weights) or None, and
+MISSING_OK, the beginnings of own names that such weights lack. Names here have no `__S__.` in front.
+"""
+
+from pathlib import Path
+
+import torch
+
+from engine import checkpoint, registry
+
+# --initial_model torchaudio:NAME fetches the weights of torchaudio's own pipeline
+PIPELINE = "torchaudio:"
+
+
+def may_lack(network: torch.nn.Module) -> tuple[str, ...]:
+    """Return the beginnings of the names, in the module of network and loss, that foreign weights may lack."""
+    return tuple(f"__S__.{name}" for name in getattr(network, "MISSING_OK", ()))
+
+
+def recognise(weights: dict, task: str) -> tuple[torch.nn.Module, dict] | None:
+    """Return the network of the first model that knows the layout of foreign weights, and these under our names."""
+    for name in registry.names("models", task):
+        cls = registry.load("models", name)
+        found = cls.from_foreign(_inner(weights)) if hasattr(cls, "from_foreign") else None
+        if found is not None:
+            kwargs, renamed = found
+            return cls(**kwargs), _outer(renamed)
+    return None
+
+
+def load_into(net: torch.nn.Module, path: str | Path, **options) -> list[str]:
+    """Put the weights of `path`, a file of any known layout or torchaudio:NAME, into a network with its loss.
+
+    `options` and what is returned and raised: see engine.checkpoint.load_weights.
+    """
+    network = net.__S__
+    if str(path).startswith(PIPELINE):
+        if not hasattr(network, "pretrained"):
+            raise ValueError(f"--initial_model {path}: torchaudio has no weights of this network")
+        weights = _outer(network.pretrained(str(path).removeprefix(PIPELINE)))
+    else:
+        weights, card = checkpoint.weights_of(checkpoint.read(path), path)
+        found = network.from_foreign(_inner(weights)) if not card and hasattr(network, "from_foreign") else None
+        weights = weights if found is None else _outer(found[1])
+    return checkpoint.load_weights(net, weights, path, may_lack=may_lack(network), **options)
+
+
+def initialise(net: torch.nn.Module, args) -> list[str]:
+    """Put --initial_model into a network that is to be trained, unless --reset_weights; return lines to print."""
+    if getattr(args, "reset_weights", False):
+        return [f"--reset_weights: {args.initial_model} is not loaded"]
+    kept = {name: getattr(args, name) for name in ("keep_head", "keep_head_rows", "allow_partial")}
+    return load_into(net, args.initial_model, **kept)
+
+
+def _inner(weights):
+    return {name.removeprefix("__S__."): tensor for name, tensor in weights.items() if name.startswith("__S__.")}
+
+
+def _outer(weights):
+    return {f"__S__.{name}": tensor for name, tensor in weights.items()}
