@@ -71,10 +71,6 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, without the page of usage."""
 
-    def add_bool(self, *names: str, default: bool = False, help: str = ""):
-        """Do what add_bool() does, for classes that add flags of their own and know the parser only."""
-        add_bool(self, *names, default=default, help=help)
-
     add_bool = add_bool  # for the add_arguments(parser) of networks, which import nothing of the engine
 
     def error(self, message):
