@@ -1,6 +1,9 @@
-"""Features of a wave: the mel front end of the speaker networks, its instance normalisation, and SpecAugment.
+"""Features of a wave: the front ends of the speaker networks and the normalisations of what they give.
 
-Entry points: SpeakerMel (module), power_spectrogram, instance_norm and spec_augment (functions)."""
+Entry points: SpeakerMel, Filterbank, MFCC, KaldiFbank (modules), front_end_of(name) and the normalisations below."""
+
+import functools
+import math
 
 import torch
 import torch.nn.functional as F
@@ -21,15 +24,17 @@ def make_window(name):
     return WINDOWS[name](WINDOW_SAMPLES, periodic=True)
 
 
-def mel_filterbank(n_mels, bins=N_FFT // 2 + 1, low_hz=0.0, high_hz=SAMPLE_RATE / 2):
-    """Return triangular filters (bins, n_mels), equally spaced in HTK mel = 2595 log10(1 + f/700), each of peak 1."""
+def mel_edges(n_mels, low_hz, high_hz):
+    """Return n_mels + 2 frequencies in Hz, float64, equally spaced in HTK mel = 2595 log10(1 + f/700)."""
+    low, high = (2595.0 * math.log10(1.0 + hz / 700.0) for hz in (low_hz, high_hz))
+    mel = torch.linspace(low, high, n_mels + 2, dtype=torch.float64)
+    return 700.0 * (10.0 ** (mel / 2595.0) - 1.0)
 
-    def to_mel(hz):
-        return 2595.0 * torch.log10(1.0 + torch.as_tensor(hz, dtype=torch.float64) / 700.0)
 
-    mel_edges = torch.linspace(float(to_mel(low_hz)), float(to_mel(high_hz)), n_mels + 2, dtype=torch.float64)
-    edges = 700.0 * (10.0 ** (mel_edges / 2595.0) - 1.0)
-    frequencies = torch.linspace(0.0, SAMPLE_RATE / 2, bins, dtype=torch.float64).unsqueeze(1)
+def mel_filterbank(n_mels, bins=N_FFT // 2 + 1, low_hz=0.0, high_hz=SAMPLE_RATE / 2, sample_rate=SAMPLE_RATE):
+    """Return triangular filters (bins, n_mels), equally spaced in HTK mel, each of peak 1 and linear in Hz."""
+    edges = mel_edges(n_mels, low_hz, high_hz)
+    frequencies = torch.linspace(0.0, sample_rate / 2, bins, dtype=torch.float64).unsqueeze(1)
     rising = (frequencies - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - frequencies) / (edges[2:] - edges[1:-1])
     return torch.minimum(rising, falling).clamp_(min=0.0).float()
@@ -51,6 +56,13 @@ def instance_norm(mel, epsilon=1e-5):
     """Subtract the mean over time of every band of `mel` (batch, bands, frames), divide by sqrt(variance + epsilon)."""
     variance, mean = torch.var_mean(mel, dim=-1, correction=0, keepdim=True)
     return (mel - mean) * torch.rsqrt(variance + epsilon)
+
+
+def exact_product(matrix, x):
+    """Return matrix @ x in full float32 precision, also where TF32 is allowed, which would leave three digits."""
+    if x.is_cuda:  # such products are small enough for float64
+        return (matrix.double() @ x.double()).float()
+    return matrix @ x
 
 
 class PreEmphasis(nn.Module):
@@ -84,9 +96,7 @@ class MelScale(nn.Module):
         self.register_buffer("fb", mel_filterbank(n_mels))
 
     def forward(self, power):
-        if power.is_cuda:  # TF32, where it is allowed, would leave three digits; this product is cheap in float64
-            return (self.fb.T.double() @ power.double()).float()
-        return self.fb.T @ power
+        return exact_product(self.fb.T, power)
 
 
 class MelSpectrogram(nn.Module):
@@ -138,37 +148,185 @@ class SpeakerMel(nn.Module):
             return instance_norm(self.mel(wave))
 
 
-def spec_augment(mel, time_masks, time_mask_frames, freq_masks, freq_mask_bands, probability, generator=None):
-    """Return `mel` (batch, bands, frames), normalised, with random stretches of time and of bands set to 0, its mean.
+# ---- front ends of recognition with limited data: no state in checkpoints, float32, no gradient, also under autocast
 
-    Every item is masked with `probability`, and then by all its masks: each has an integer width uniform in 0..maximum
-    (`time_mask_frames`, at most a fifth of the frames, or `freq_mask_bands`) and a start uniform in 0..size - width.
-    `generator` may live on the CPU or on the device of `mel`; without one the global generator of that device draws.
-    SpecAugment without time warping (Park et al., Interspeech 2019, arXiv 1904.08779).
+
+def exact(method):
+    """Run `method` of a front end without gradient and outside autocast."""
+
+    def run(self, x, *arguments):
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+            return method(self, x.float(), *arguments)
+
+    return functools.wraps(method)(run)
+
+
+def centred_power(wave, window, hop, pad_mode):
+    """Return the power spectrogram (batch, len(window) // 2 + 1, 1 + samples // hop) of `wave` (batch, samples)."""
+    spectrum = torch.stft(wave, len(window), hop, window=window, center=True, pad_mode=pad_mode, return_complex=True)
+    return spectrum.real.square() + spectrum.imag.square()
+
+
+def decibels(power):
+    """Return 10 log10 of `power` (batch, bands, frames), at least 1e-10 and not below its item's maximum - 80 dB."""
+    level = 10.0 * power.clamp(min=1e-10).log10()
+    return torch.maximum(level, level.amax(dim=(1, 2), keepdim=True) - 80.0)
+
+
+def subtract_mean(features, lengths=None):
+    """Subtract from each band of `features` (batch, bands, frames) its mean over the first `lengths` (batch) frames."""
+    return features - _mean(features, lengths)
+
+
+def standardise(features, lengths=None, added_to_std=1e-5, added_to_variance=0.0):
+    """Subtract the mean of every band and divide by its unbiased standard deviation over the frames that count."""
+    mean = _mean(features, lengths)
+    if lengths is None:
+        variance = features.var(dim=2, keepdim=True)
+    else:
+        squares = (features - mean).square() * _valid(features, lengths)
+        variance = squares.sum(dim=2, keepdim=True) / (lengths.view(-1, 1, 1) - 1)
+    return (features - mean) / ((variance + added_to_variance).sqrt() + added_to_std)
+
+
+def _valid(features, lengths):
+    return (torch.arange(features.shape[2], device=features.device) < lengths.unsqueeze(1)).unsqueeze(1)
+
+
+def _mean(features, lengths):
+    if lengths is None:
+        return features.mean(dim=2, keepdim=True)
+    return (features * _valid(features, lengths)).sum(dim=2, keepdim=True) / lengths.view(-1, 1, 1)
+
+
+class Filterbank(nn.Module):
+    """SpeechBrain's log filterbank in dB: Hamming window of 25 ms, hop 10 ms, 0 to 8000 Hz, then mean subtraction.
+
+    The triangles are symmetric in Hz: both sides of one are as wide as the distance to its lower neighbour.
     """
-    batch, bands, frames = mel.shape
-    masks = time_masks + freq_masks
-    if masks == 0:
-        return mel
-    source = mel.device if generator is None else generator.device
-    draws = torch.rand(batch, 2 * masks + 1, generator=generator, device=source).to(mel.device)
-    width_draw, start_draw, chosen = draws[:, :masks], draws[:, masks:-1], draws[:, -1:] < probability
-    hidden = torch.zeros(1, 1, 1, dtype=torch.bool, device=mel.device)
-    if time_masks:
-        widest = min(time_mask_frames, frames // 5)
-        time = _stretches(width_draw[:, :time_masks], start_draw[:, :time_masks], widest, frames)
-        hidden = hidden | (time & chosen).unsqueeze(1)
-    if freq_masks:
-        widest = min(freq_mask_bands, bands)
-        freq = _stretches(width_draw[:, time_masks:], start_draw[:, time_masks:], widest, bands)
-        hidden = hidden | (freq & chosen).unsqueeze(2)
-    return mel.masked_fill(hidden, 0.0)
+
+    def __init__(self, n_mels=80):
+        super().__init__()
+        edges = mel_edges(n_mels, 0.0, SAMPLE_RATE / 2)
+        frequencies = torch.linspace(0.0, SAMPLE_RATE / 2, WINDOW_SAMPLES // 2 + 1, dtype=torch.float64)
+        distance = (frequencies - edges[1:-1, None]).abs() / (edges[1:-1] - edges[:-2])[:, None]
+        self.register_buffer("filters", (1.0 - distance).clamp_(min=0.0).float(), persistent=False)
+        self.register_buffer("window", make_window("hamming"), persistent=False)
+
+    @staticmethod
+    def least_samples(frames):
+        """Return the samples that give so many frames."""
+        return HOP_SAMPLES * (frames - 1)
+
+    @exact
+    def forward(self, wave):
+        """Return (batch, n_mels, 1 + samples // 160) of `wave` (batch, samples)."""
+        power = centred_power(wave, self.window, HOP_SAMPLES, "constant")
+        return decibels(exact_product(self.filters, power))
+
+    @exact
+    def normalise(self, features, lengths=None):
+        """Subtract the mean of every band over the first `lengths` (batch) frames."""
+        return subtract_mean(features, lengths)
 
 
-def _stretches(width_draw, start_draw, widest, size):
-    """Turn uniform draws (batch, masks) into a boolean (batch, size), True inside any of the masks."""
-    width = (width_draw * (widest + 1)).floor()
-    start = (start_draw * (size - width + 1)).floor()
-    position = torch.arange(size, device=width.device)
-    inside = (position >= start.unsqueeze(2)) & (position < (start + width).unsqueeze(2))
-    return inside.any(dim=1)
+class MFCC(nn.Module):
+    """Cepstral coefficients of torchaudio's defaults: Hann window of n_fft samples, hop half of it, 128 mel bands.
+
+    The floor of 80 dB below the maximum is that of each utterance, which torchaudio takes over the whole batch.
+    """
+
+    def __init__(self, n_mfcc=80, n_mels=128, n_fft=400, hop=200, sample_rate=SAMPLE_RATE):
+        super().__init__()
+        if n_mfcc > n_mels:
+            raise ValueError(f"n_mels {n_mfcc}: at most {n_mels} coefficients come from {n_mels} mel bands")
+        self.hop, self.n_fft = hop, n_fft
+        filters = mel_filterbank(n_mels, n_fft // 2 + 1, 0.0, sample_rate / 2, sample_rate)
+        order, band = torch.arange(n_mfcc, dtype=torch.float64)[:, None], torch.arange(n_mels) + 0.5
+        cosines = (2.0 / n_mels) ** 0.5 * torch.cos(math.pi / n_mels * order * band)
+        cosines[0] *= 0.5**0.5
+        self.register_buffer("filters", filters.T.contiguous(), persistent=False)
+        self.register_buffer("cosines", cosines.float(), persistent=False)
+        self.register_buffer("window", torch.hann_window(n_fft, periodic=True), persistent=False)
+
+    def least_samples(self, frames):
+        """Return the samples that give so many frames and that the reflection at the ends needs."""
+        return max(self.hop * (frames - 1), self.n_fft // 2 + 1)
+
+    @exact
+    def forward(self, wave):
+        """Return (batch, n_mfcc, 1 + samples // hop) of `wave` (batch, samples)."""
+        power = centred_power(wave, self.window, self.hop, "reflect")
+        return exact_product(self.cosines, decibels(exact_product(self.filters, power)))
+
+    @exact
+    def normalise(self, features, lengths=None):
+        """Bring every coefficient to mean 0 and standard deviation 1 over the first `lengths` (batch) frames."""
+        return standardise(features, lengths)
+
+
+class KaldiFbank(nn.Module):
+    """Kaldi's log mel filterbank without dither and energy; only whole frames, the triangles linear in mel.
+
+    Args:
+        window: "hamming" or "povey" (Hann ** 0.85).
+        normalisation: of the features over time, "mean" or "mean_variance".
+    """
+
+    def __init__(
+        self, n_mels=80, window="hamming", normalisation="mean", sample_rate=SAMPLE_RATE, frame_length_ms=25,
+        frame_shift_ms=10,
+    ):  # fmt: skip
+        super().__init__()
+        if window not in ("hamming", "povey"):
+            raise ValueError(f"window {window!r} is unknown, choose from hamming, povey")
+        if normalisation not in ("mean", "mean_variance"):
+            raise ValueError(f"normalisation {normalisation!r} is unknown, choose from mean, mean_variance")
+        self.normalisation = normalisation
+        self.samples, self.hop = (int(sample_rate * ms / 1000) for ms in (frame_length_ms, frame_shift_ms))
+        self.n_fft = 1 << (self.samples - 1).bit_length()
+        hamming = torch.hamming_window(self.samples, periodic=False, dtype=torch.float64)
+        povey = torch.hann_window(self.samples, periodic=False, dtype=torch.float64) ** 0.85
+        self.register_buffer("window", (hamming if window == "hamming" else povey).float(), persistent=False)
+        filters = kaldi_filters(n_mels, self.n_fft, 20.0, sample_rate / 2, sample_rate)
+        self.register_buffer("filters", filters, persistent=False)
+
+    def least_samples(self, frames):
+        """Return the samples that give so many frames."""
+        return self.samples + self.hop * (frames - 1)
+
+    @exact
+    def forward(self, wave):
+        """Return (batch, n_mels, 1 + (samples - 400) // 160 at 16 kHz) of `wave` (batch, samples)."""
+        frames = wave.unfold(1, self.samples, self.hop)
+        frames = frames - frames.mean(dim=2, keepdim=True)
+        previous = torch.cat([frames[:, :, :1], frames[:, :, :-1]], dim=2)
+        spectrum = torch.fft.rfft((frames - 0.97 * previous) * self.window, self.n_fft)[:, :, :-1]
+        power = (spectrum.real.square() + spectrum.imag.square()).transpose(1, 2)
+        return exact_product(self.filters, power).clamp(min=torch.finfo(torch.float32).eps).log()
+
+    @exact
+    def normalise(self, features, lengths=None):
+        """Subtract the mean of every band over the first `lengths` (batch) frames, and divide by its deviation."""
+        if self.normalisation == "mean":
+            return subtract_mean(features, lengths)
+        return standardise(features, lengths, added_to_std=0.0, added_to_variance=1e-8)
+
+
+def kaldi_filters(n_mels, n_fft, low_hz, high_hz, sample_rate=SAMPLE_RATE):
+    """Return triangles (n_mels, n_fft // 2) that are linear in mel = 1127 ln(1 + f/700), without the Nyquist bin."""
+    low, high = (1127.0 * math.log1p(hz / 700.0) for hz in (low_hz, high_hz))
+    edges = torch.linspace(low, high, n_mels + 2, dtype=torch.float64).unsqueeze(1)
+    mel = 1127.0 * torch.log1p(torch.arange(n_fft // 2, dtype=torch.float64) * sample_rate / n_fft / 700.0)
+    distance = (mel - edges[1:-1]).abs() / (edges[1] - edges[0])
+    return (1.0 - distance).clamp_(min=0.0).float()
+
+
+FRONT_ENDS = {"mfcc": MFCC, "fbank": Filterbank, "kaldi": KaldiFbank}
+
+
+def front_end_of(name, n_mels):
+    """Return the front end called `name` with `n_mels` bands or coefficients; ValueError for another name."""
+    if name not in FRONT_ENDS:
+        raise ValueError(f"--front_end {name}: one of {', '.join(FRONT_ENDS)}")
+    return FRONT_ENDS[name](n_mels)

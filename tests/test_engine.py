@@ -228,7 +228,7 @@ STANDARD = sys.stdlib_module_names
 ALLOWED = {
     "engine": {"torch", "yaml", "tqdm", "numpy", "safetensors", "engine"},
     "audio": {"torch", "torchaudio", "numpy", "scipy", "soundfile", "audio"},
-    "models": {"torch", "models.blocks", "audio.features", "audio.backend"},
+    "models": {"torch", "models.blocks", "audio.features", "audio.masks", "audio.backend"},
     "loss": {"torch", "loss"},
     "optimizer": {"torch", "optimizer"},
     "scheduler": {"torch", "scheduler"},

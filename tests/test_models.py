@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from audio.backend import load_torchaudio
-from audio.features import FLOOR, MelSpectrogram, PreEmphasis, SpeakerMel, instance_norm, mel_filterbank, spec_augment
+from audio.features import FLOOR, MelSpectrogram, PreEmphasis, SpeakerMel, instance_norm, mel_filterbank
+from audio.masks import spec_augment
 from engine.registry import build, load, taken
 
 FILES = sorted(p.stem for p in (Path(__file__).resolve().parent.parent / "models").glob("[!_]*.py"))

@@ -1,9 +1,11 @@
 """What every speaker network of the mel family has: wave -> features -> embedding, checks of its arguments.
 
-Entry point: SpeakerNetwork, the parent of their MainModel classes."""
+Entry points: SpeakerNetwork and FrontEndNetwork, the parents of their MainModel classes."""
 
 import torch
 from torch import nn
+
+from audio.features import front_end_of
 
 
 class SpeakerNetwork(nn.Module):
@@ -38,6 +40,34 @@ class SpeakerNetwork(nn.Module):
     def example(batch):
         """Return random inputs for the generated tests: half a second of noise."""
         return {"wave": 0.1 * torch.randn(batch, 8240)}
+
+
+class FrontEndNetwork(SpeakerNetwork):
+    """A network on one of the front ends of audio.features; its features are normalised as a last step.
+
+    Args:
+        least_frames: frames that `embed` needs.
+    """
+
+    WAV_SCALE = 1.0  # the floors of MFCC and filterbank are meant for waves in [-1, 1]
+
+    def __init__(self, encoder_type, front_end, n_mels, least_frames):
+        super().__init__(encoder_type)
+        self.front_end = front_end_of(front_end, n_mels)
+        self.LEAST_SAMPLES = self.front_end.least_samples(least_frames)
+
+    def raw_features(self, wave):
+        """Return features (batch, n_mels, frames), float32, of `wave` (batch, samples) before their normalisation."""
+        self.check_length(wave)
+        return self.front_end(wave)
+
+    def normalise(self, features, lengths=None):
+        """Normalise `features` (batch, n_mels, frames) by what their first `lengths` (batch) frames hold."""
+        return self.front_end.normalise(features, lengths)
+
+    def features(self, wave):
+        """Return the normalised features (batch, n_mels, frames), float32, of `wave` (batch, samples)."""
+        return self.normalise(self.raw_features(wave))
 
 
 def as_image(features, training):
