@@ -236,8 +236,9 @@ class MFCC(nn.Module):
     The floor of 80 dB below the maximum is that of each utterance, which torchaudio takes over the whole batch.
     """
 
-    def __init__(self, n_mfcc=80, n_mels=128, n_fft=400, hop=200, sample_rate=SAMPLE_RATE):
+    def __init__(self, n_mfcc=80, n_mels=128, n_fft=400, hop=200, sample_rate=SAMPLE_RATE, added_to_std=1e-5):
         super().__init__()
+        self.added_to_std = added_to_std
         if n_mfcc > n_mels:
             raise ValueError(f"n_mels {n_mfcc}: at most {n_mels} coefficients come from {n_mels} mel bands")
         self.hop, self.n_fft = hop, n_fft
@@ -262,7 +263,7 @@ class MFCC(nn.Module):
     @exact
     def normalise(self, features, lengths=None):
         """Bring every coefficient to mean 0 and standard deviation 1 over the first `lengths` (batch) frames."""
-        return standardise(features, lengths)
+        return standardise(features, lengths, self.added_to_std)
 
 
 class KaldiFbank(nn.Module):

@@ -1,6 +1,6 @@
 """Layers of time-delay networks on (batch, channels, frames), named as in SpeechBrain's checkpoints.
 
-Entry points: Convolution, Norm, TDNN (modules), frame_mask and mean_and_std (functions)."""
+Entry points: Convolution, Norm, TDNN (modules), frame_mask, mean_and_std (functions)."""
 
 import torch
 import torch.nn.functional as F
@@ -59,16 +59,26 @@ def frame_mask(lengths, frames):
     return (torch.arange(frames, device=lengths.device) < lengths.unsqueeze(1)).unsqueeze(1)
 
 
-def mean_and_std(x, mask=None):
-    """Return mean and biased standard deviation (batch, channels) of `x` (batch, channels, frames) where `mask`."""
+def mean_and_std(x, mask=None, correction=0):
+    """Return mean and standard deviation (batch, channels) of `x` (batch, channels, frames) where `mask`.
+
+    `correction`: 1 for the unbiased deviation.
+    """
     if mask is None:
-        variance, mean = torch.var_mean(x, dim=2, correction=0)
-        return mean, variance.clamp(min=LEAST_VARIANCE).sqrt()
-    return weighted_mean_and_std(x, mask / mask.sum(dim=2, keepdim=True))
+        variance, mean = torch.var_mean(x, dim=2, correction=correction)
+    else:
+        count = mask.sum(dim=2)
+        mean, variance = _weighted(x, mask / count.unsqueeze(2))
+        variance = variance * (count / (count - correction))
+    return mean, variance.clamp(min=LEAST_VARIANCE).sqrt()
 
 
 def weighted_mean_and_std(x, weights):
     """Return mean and standard deviation (batch, channels) of `x` under `weights` that sum to one over the frames."""
-    mean = (weights * x).sum(dim=2)
-    variance = (weights * (x - mean.unsqueeze(2)).square()).sum(dim=2)
+    mean, variance = _weighted(x, weights)
     return mean, variance.clamp(min=LEAST_VARIANCE).sqrt()
+
+
+def _weighted(x, weights):
+    mean = (weights * x).sum(dim=2)
+    return mean, (weights * (x - mean.unsqueeze(2)).square()).sum(dim=2)

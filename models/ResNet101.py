@@ -1,0 +1,11 @@
+"""ResNet101 of WeSpeaker on Kaldi filterbanks, see models/blocks/wespeaker_resnet.py.
+Entry point: MainModel.
+"""
+
+from models.blocks.wespeaker_resnet import WespeakerResNet
+
+
+class MainModel(WespeakerResNet):
+    """ResNet of 101 layers; its published weights load with --initial_model."""
+
+    DEPTH = 101

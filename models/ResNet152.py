@@ -1,0 +1,11 @@
+"""ResNet152 of WeSpeaker on Kaldi filterbanks, see models/blocks/wespeaker_resnet.py.
+Entry point: MainModel.
+"""
+
+from models.blocks.wespeaker_resnet import WespeakerResNet
+
+
+class MainModel(WespeakerResNet):
+    """ResNet of 152 layers; its published weights load with --initial_model."""
+
+    DEPTH = 152
