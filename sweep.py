@@ -17,7 +17,7 @@ from pathlib import Path
 
 import yaml
 
-from engine import jobs, slurm, sweep_folder, sweep_table, sweeps
+from engine import jobs, result, slurm, sweep_folder, sweep_table, sweeps
 from engine.args import HelpFormatter, Parser, add_bool, check_ranges, convert, nearest
 from engine.log import run_main
 
@@ -78,7 +78,7 @@ def make_flags():
     parser.add_argument(
         "--script",
         default=str(ROOT / "trainSpeakerNet.py"),
-        help="trainer: takes --config, --check_configs and --set save_path=DIR, writes DIR/result.json",
+        help="trainer: takes --config, --set save_path=DIR, --dry_run and --check_configs, writes DIR/result.json",
     )
     parser.add_argument(
         "--task", default="", metavar="DIR", help="run the one run of this folder, as a Slurm task does"
@@ -130,7 +130,8 @@ def check_flags(script: str, runs):
         paths = [Path(folder) / f"{run.name}.yaml" for run in runs]
         for path, run in zip(paths, runs):
             path.write_text(yaml.safe_dump(run.settings, sort_keys=False), encoding="utf-8")
-        command = [sys.executable, script, "--check_configs", *map(str, paths)]
+        command = [sys.executable, script, "--dry_run", "--config", str(paths[0])]
+        command += ["--check_configs", *map(str, paths[1:])] if paths[1:] else []
         done = subprocess.run(command, capture_output=True, text=True)
         lines = [
             line.replace(f"{folder}/", "run ") for line in (done.stdout + done.stderr).splitlines() if line.strip()
@@ -188,9 +189,9 @@ def launch(args, folder: Path, runs: list[Path]) -> int:
         return 0
 
     def say(run, state):
-        result = sweep_folder.read_result(run) if state == "failed" else None
-        print(f"{run.name}: {state}" + (f": {result['error']}" if result else ""), flush=True)
-        if result or state in ("done", "diverged"):
+        error = f": {result.read(run)['error']}" if state == "failed" else ""
+        print(f"{run.name}: {state}{error}", flush=True)
+        if state in ("done", "diverged", "failed"):
             sweep_table.write_csv(folder / "results.csv", sweep_table.collect(folder).rows)
 
     stopped = jobs.run_all(to_do, lambda run: command_of(args.script, run), args.array_parallelism, say)
@@ -198,7 +199,7 @@ def launch(args, folder: Path, runs: list[Path]) -> int:
     states = Counter(sweep_folder.state_of(run) for run in runs)
     for run in runs:
         if sweep_folder.state_of(run) == "failed":
-            print(f"failed: {run.name}: {sweep_folder.read_result(run).get('error')}; --retry_failed runs it again")
+            print(f"failed: {run.name}: {result.read(run)['error']}; --retry_failed runs it again")
     if stopped or states["unfinished"] or states["waiting"]:
         print("stopped; the same command goes on from there")
         return jobs.INTERRUPTED

@@ -91,6 +91,13 @@ def make_flags():
     )
     parser.add_argument("--tag", default="", help="a word kept with the run, for tables of many runs")
     add_bool(parser, "--dry_run", help="check the flags and stop")
+    parser.add_argument(
+        "--check_configs",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="--dry_run: check these configs too, each for itself",
+    )
     add_bool(parser, "--eval", help="evaluate --initial_model, or the run in --save_path, on --test_list and stop")
     add_bool(parser, "--eval_first", help="evaluate before the first step too")
     parser.add_argument("--save_path", default="exps/exp1", help="run folder")
@@ -108,10 +115,10 @@ def chosen_classes(args) -> dict:
     return {f"{registry.FLAG[folder]} {name}": registry.load(folder, name, task) for folder, name, task in chosen}
 
 
-def main():
-    """Read the flags and run on as many processes as they say."""
+def read_flags(argv=None):
+    """Return the flags of a command line after all checks that need no data."""
     parser = make_flags()
-    args, given = parse(parser, extend=lambda p, first: registry.add_arguments(p, chosen_classes(first).values()))
+    args, given = parse(parser, argv, extend=lambda p, first: registry.add_arguments(p, chosen_classes(first).values()))
     if args.crop_seconds:
         args.max_frames = round(100 * args.crop_seconds)
     args.crop_samples = round(16000 * args.crop_seconds) or crop_samples(args.max_frames)
@@ -119,7 +126,15 @@ def main():
     args.given = given
     for line in registry.check_taken(given, CLASS_FLAGS, chosen_classes(args)):
         print(line)
+    return args
+
+
+def main():
+    """Read the flags and run on as many processes as they say."""
+    args = read_flags()
     if args.dry_run:
+        for path in args.check_configs:
+            read_flags(["--config", path])
         return 0
     return distributed.launch(evaluate_only if args.eval else train, args)
 

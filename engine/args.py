@@ -14,7 +14,7 @@ import yaml
 # What describes this one invocation and not the experiment: never stored in args.yaml.
 NOT_STORED = (
     *("config", "set", "eval", "resume", "initial_model", "save_path"),
-    *("port", "device", "distributed", "nproc", "silence_seconds", "given", "crop_samples", "dry_run"),
+    *("port", "device", "distributed", "nproc", "silence_seconds", "given", "crop_samples", "dry_run", "check_configs"),
 )
 
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")

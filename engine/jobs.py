@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from engine import sweep_folder
+from engine import result, sweep_folder
 
 # The trainers' exit code after a signal: all is saved, the same command goes on (see docs/cluster.md).
 INTERRUPTED = 75
@@ -32,7 +32,7 @@ class Job:
         if descriptor is None:
             return
         try:
-            if sweep_folder.read_result(folder) is not None:
+            if result.read(folder) is not None:
                 sweep_folder.set_aside(folder)
             with open(folder / sweep_folder.LOG, "ab") as log:
                 # own session: Ctrl-C reaches the sweep alone, which hands it on; the child keeps the lock open
@@ -125,7 +125,7 @@ def run_all(
 
 def _conclude(job: Job, stopped: bool) -> bool:
     """Write the result of a run that failed; return whether there is any need to look at it no more."""
-    if sweep_folder.read_result(job.folder) is not None:
+    if result.read(job.folder) is not None:
         return True
     if job.process is None:
         return False  # an earlier sweep's, killed with it or after it: this one goes on with it
@@ -137,8 +137,9 @@ def _conclude(job: Job, stopped: bool) -> bool:
         hint = " (often for want of memory)" if code == -signal.SIGKILL else ""
         error = f"killed by {signal.Signals(-code).name}{hint}"
     elif code == 0:
-        error = f"ended without writing {sweep_folder.RESULT}"
-    sweep_folder.write_failure(job.folder, error, code, time.monotonic() - job.since)
+        error = f"ended without writing {result.FILE}"
+    seconds = round(time.monotonic() - job.since, 1)
+    result.write(job.folder, "failed", {}, error, exit_code=code, seconds=seconds)
     return True
 
 

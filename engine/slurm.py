@@ -87,7 +87,7 @@ def script(args, folder: Path, count: int, here: Path, command: Sequence[str]) -
     ]
     head = [
         "#!/bin/bash",
-        f"# Task i runs line i (from 0) of {folder / 'runs.txt'}. Yours to edit; then: sbatch {folder / 'sweep.sbatch'}",
+        f"# Task i runs line i (from 0) of {folder / 'runs.txt'}. Yours to edit; then: sbatch sweep.sbatch",
     ]
     body = BODY.format(
         here=shlex.quote(str(here)), runs=shlex.quote(str(folder / "runs.txt")), command=shlex.join(command)

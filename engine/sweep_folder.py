@@ -1,5 +1,5 @@
 """The folder of a sweep: its plan, one folder per run with settings, log, lock and result.
-Entry points: plan(folder, runs), state_of(run folder), take_lock(path), read_result, write_result.
+Entry points: plan(folder, runs), read_plan(folder), state_of(run folder), take_lock(path).
 """
 
 import fcntl
@@ -11,10 +11,10 @@ from pathlib import Path
 
 import yaml
 
+from engine import result
 from engine.sweeps import Run
 
-PLAN, SETTINGS, LOG, LOCK, RESULT = "sweep.json", "run.yaml", "log.txt", "lock", "result.json"
-STATES = ("done", "diverged", "failed")  # of result.json; a run without one is unfinished or waits
+PLAN, SETTINGS, LOG, LOCK = "sweep.json", "run.yaml", "log.txt", "lock"
 
 
 def write_text(path: Path, text: str):
@@ -96,32 +96,17 @@ def settings_of(folder: str | Path, name: str) -> dict:
     return _settings(Path(folder), name)
 
 
-def read_result(folder: str | Path) -> dict | None:
-    """Return a run's result, or None where it has none yet (half a file counts as none)."""
-    try:
-        result = json.loads((Path(folder) / RESULT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return result if isinstance(result, dict) and result.get("status") in STATES else None
-
-
 def state_of(folder: str | Path) -> str:
     """Return done, diverged, failed, unfinished (was begun and has no result) or waiting."""
-    result = read_result(folder)
-    if result is not None:
-        return result["status"]
+    found = result.read(folder)
+    if found is not None:
+        return found["status"]
     return "unfinished" if (Path(folder) / LOG).exists() else "waiting"
-
-
-def write_failure(folder: str | Path, error: str, exit_code: int, seconds: float):
-    """Write the result of a run that ended without writing one itself."""
-    result = {"status": "failed", "seconds": round(seconds, 1), "metrics": {}, "error": error, "exit_code": exit_code}
-    write_text(Path(folder) / RESULT, json.dumps(result, indent=1) + "\n")
 
 
 def set_aside(folder: str | Path):
     """Take a failed run's result out of the way, so that the next one cannot be mistaken for it."""
-    path = Path(folder) / RESULT
+    path = Path(folder) / result.FILE
     if path.exists():
         os.replace(path, path.with_name(f"result_{time.strftime('%Y%m%d%H%M%S')}.json"))
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from engine import sweep_folder
+from engine import result, sweep_folder
 
 # Metrics come in this order, then by name.
 FIRST_METRICS = ("val_eer", "test_eer_original", "test_eer_extended", "test_eer_hard")
@@ -39,7 +39,7 @@ def collect(folder: str | Path, metric: str = "") -> Table:
     if plan is None:
         raise ValueError(f"{folder}: no sweep there ({sweep_folder.PLAN} is missing)")
     keys = list(dict.fromkeys(key for entry in plan["runs"] for key in entry["values"]))
-    results = {entry["run"]: sweep_folder.read_result(folder / entry["run"]) or {} for entry in plan["runs"]}
+    results = {entry["run"]: result.read(folder / entry["run"]) or {} for entry in plan["runs"]}
     measured = {
         name: {k: v for k, v in (r.get("metrics") or {}).items() if _is_number(v)} for name, r in results.items()
     }
@@ -51,16 +51,16 @@ def collect(folder: str | Path, metric: str = "") -> Table:
     metrics = metrics or [metric]
     rows = []
     for entry in plan["runs"]:
-        name, result = entry["run"], results[entry["run"]]
+        name, found = entry["run"], results[entry["run"]]
         settings = sweep_folder.settings_of(folder, name)
         values = measured[name]
-        if result.get("status") == "diverged":
+        if found.get("status") == "diverged":
             values = {m: 1.0 for m in metrics if "eer" in m} | values
         row = {"best": "", "run": name, "config": entry["config"], "tag": entry["tag"]}
         row |= {key: entry["values"].get(key, settings.get(key, "")) for key in keys}
         row |= {"status": sweep_folder.state_of(folder / name), "max_steps": settings.get("max_steps", "")}
-        row |= {"best_step": result.get("best_step"), **{m: values.get(m) for m in metrics}}
-        row |= {k: result.get(k) for k in ("seconds", "revision", "error")}
+        row |= {"best_step": found.get("best_step"), **{m: values.get(m) for m in metrics}}
+        row |= {k: found.get(k) for k in ("seconds", "revision", "error")}
         rows.append(row)
     rows.sort(key=lambda row: (row.get(metric) is None, row.get(metric) or 0, row["run"]))
     if rows and rows[0]["status"] == "done" and rows[0].get(metric) is not None:
