@@ -16,7 +16,6 @@ class MainModel(EcapaTDNN):
         aggregate: width of the aggregation; 0: three times `channels`.
     """
 
-    ENCODERS = ("ASP",)
     TEST_OPTIONS = {"channels": 32}
 
     def __init__(self, nOut=192, n_mels=80, front_end="mfcc", channels=512, aggregate=0):

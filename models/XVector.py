@@ -14,8 +14,6 @@ class MainModel(XVectorTDNN):
         front_end: one of audio.features.FRONT_ENDS.
     """
 
-    ENCODERS = ("TSTP",)
-
     def __init__(self, nOut=512, n_mels=80, front_end="mfcc"):
         super().__init__(n_mels, nOut, front_end)
 

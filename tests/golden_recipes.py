@@ -20,10 +20,10 @@ def golden_dir(area):
 
 
 def load_cases(area):
-    """Return [(section, case)] of the index of `area`; a section is a list of cases or has one; texts are notes."""
+    """Return [(section, case)] of the index of `area`; a section is a list of cases or has one, the rest are notes."""
     index = json.loads((golden_dir(area) / "index.json").read_text())
-    sections = {name: content for name, content in index.items() if not isinstance(content, str)}
-    return [(name, case) for name, c in sections.items() for case in (c["cases"] if isinstance(c, dict) else c)]
+    sections = {name: c.get("cases", []) if isinstance(c, dict) else c for name, c in index.items()}
+    return [(name, case) for name, cases in sections.items() if isinstance(cases, list) for case in cases]
 
 
 @functools.cache

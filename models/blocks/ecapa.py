@@ -90,6 +90,8 @@ class EcapaTDNN(FrontEndNetwork):
         kernel_sizes, dilations: of the same layers; those of the aggregation are 1.
     """
 
+    ENCODERS = ("ASP",)
+
     def __init__(
         self, input_size, lin_neurons, front_end="mfcc", channels=(512, 512, 512, 512, 1536),
         kernel_sizes=(5, 3, 3, 3, 1), dilations=(1, 2, 3, 4, 1), attention_channels=128, res2net_scale=8,

@@ -43,6 +43,8 @@ class XVectorTDNN(FrontEndNetwork):
         tdnn_channels, tdnn_kernel_sizes, tdnn_dilations: of the convolutions.
     """
 
+    ENCODERS = ("TSTP",)
+
     def __init__(
         self, in_channels, lin_neurons, front_end="mfcc", tdnn_channels=(512, 512, 512, 512, 1500),
         tdnn_kernel_sizes=(5, 3, 3, 1, 1), tdnn_dilations=(1, 2, 3, 1, 1), std_floor=1e-5,
