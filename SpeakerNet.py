@@ -25,8 +25,8 @@ RANGES = {
 }  # fmt: skip
 
 
-def add_arguments(parser):
-    """Add the flags that say what the network is and how it is evaluated."""
+def add_network_arguments(parser):
+    """Add the flags that say what the network is."""
     network = parser.add_argument_group("network")
     network.add_argument("--model", default="", help=f"one of: {', '.join(registry.names('models', 'speaker'))}")
     network.add_argument(
@@ -49,6 +49,11 @@ def add_arguments(parser):
         "torchaudio:WAV2VEC2_BASE and the like, which torchaudio downloads",
     )
     add_bool(network, "--allow_partial", help="take what fits of --initial_model's network and report the rest")
+
+
+def add_arguments(parser):
+    """Add the flags that say what the network is and how it is evaluated."""
+    add_network_arguments(parser)
     evaluation = parser.add_argument_group("evaluation")
     evaluation.add_argument(
         "--test_list", default="data/veri_test.txt", help="lines `label path path`, 1: same speaker"

@@ -126,6 +126,22 @@ def read_recordings(path: str | Path) -> Names:
     return Names(np.frombuffer(data, np.uint8), starts[:, 1:].reshape(-1), ends[:, 1:].reshape(-1))
 
 
+def read_files(path: str | Path) -> tuple[list[str], str]:
+    """Return the sorted distinct files that a list names, and its hash.
+
+    Lines `file`, `speaker file`, `file file` (where the first word has a slash), or `label file file`.
+
+    Raises:
+        FileNotFoundError, ValueError: missing, empty or malformed (with the line's number).
+    """
+    expected = "`file`, `speaker file` or `label file file`"
+    data, digest, starts, ends, _ = _read(path, "file", (1, 2, 3), expected)
+    buffer = np.frombuffer(data, np.uint8)
+    width = starts.shape[1]
+    first = 1 if width == 3 or (width == 2 and ord("/") not in buffer[starts[0, 0] : ends[0, 0]]) else 0
+    return Names(buffer, starts[:, first:].reshape(-1), ends[:, first:].reshape(-1)).ranks()[1], digest
+
+
 def read_trial_list(path: str | Path) -> TrialList:
     """Read a list of `label file file` lines (1 = same speaker), or of `file file` lines without labels.
 

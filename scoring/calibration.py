@@ -160,7 +160,7 @@ def check_other_list(fitted_hash: str, test_hash: str, name: str, allowed: bool)
     """
     if fitted_hash == test_hash and not allowed:
         raise ValueError(
-            f"{name} is the list that the calibration was fitted on: its Cllr would flatter; calibrate on another list, "
+            f"{name} is the list that the calibration was fitted on: its Cllr would flatter; calibrate on another one, "
             "or give --allow_same_list"
         )
 

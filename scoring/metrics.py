@@ -223,6 +223,14 @@ def cllr(llrs, labels) -> float:
     return float((miss + alarm) / (2 * np.log(2)))
 
 
+def cllr_of(counts: Counts) -> float:
+    """Return Cllr in bits of thresholds that are natural-log likelihood ratios; see cllr."""
+    targets, impostors = np.diff(counts.targets, prepend=0), np.diff(counts.impostors, prepend=0)
+    miss = np.logaddexp(0, -counts.thresholds) @ targets / counts.targets[-1]
+    alarm = np.logaddexp(0, counts.thresholds) @ impostors / counts.impostors[-1]
+    return float((miss + alarm) / (2 * np.log(2)))
+
+
 def min_cllr_of(counts: Counts) -> float:
     """Return the least Cllr in bits that any rising map of the scores can reach; see min_cllr."""
     blocks = hull(counts)

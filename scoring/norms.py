@@ -30,16 +30,18 @@ def mean_and_deviation(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return vectors.mean(0), vectors.std(0, ddof=1)
 
 
-def centre(vectors: np.ndarray, mean: np.ndarray, deviation: np.ndarray | None = None) -> np.ndarray:
-    """Return rows less `mean`, and where a deviation is given divided by deviation + 1e-12."""
+def centre(
+    vectors: np.ndarray, mean: np.ndarray, deviation: np.ndarray | None = None, floor: float = VECTOR_FLOOR
+) -> np.ndarray:
+    """Return rows less `mean`, and where a deviation is given divided by deviation + floor."""
     moved = np.asarray(vectors, dtype=np.float64) - mean
-    return (moved if deviation is None else moved / (deviation + VECTOR_FLOOR)).astype(np.float32)
+    return (moved if deviation is None else moved / (deviation + floor)).astype(np.float32)
 
 
 def cohort_size(method: str, wanted: int | None, members: int) -> int:
-    """Return how many nearest cohort members a method takes (0: all): `wanted`, else 300 for as-norm and all for others.
+    """Return how many nearest cohort members a method takes: `wanted`, else 300 for as-norm and all for others.
 
-    Never more than there are.
+    0 stands for all, also where there are no more than wanted.
     """
     size = (300 if method in ("as-norm", "as-norm2") else 0) if wanted is None else wanted
     return 0 if size >= members else size
