@@ -9,6 +9,7 @@ whatever stopped it: finished runs are not repeated, failed ones with --retry_fa
 """
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -133,9 +134,8 @@ def check_flags(script: str, runs):
         command = [sys.executable, script, "--dry_run", "--config", str(paths[0])]
         command += ["--check_configs", *map(str, paths[1:])] if paths[1:] else []
         done = subprocess.run(command, capture_output=True, text=True)
-        lines = [
-            line.replace(f"{folder}/", "run ") for line in (done.stdout + done.stderr).splitlines() if line.strip()
-        ]
+        text = re.sub(re.escape(folder) + r"/(\S+)\.yaml", r"run \1", done.stdout + done.stderr)
+        lines = [line for line in text.splitlines() if line.strip()]
         if done.returncode:
             raise ValueError((lines or ["the trainer refuses the settings"])[-1].removeprefix("error: "))
         for line in dict.fromkeys(line for line in lines if line.startswith("warning: ")):

@@ -107,7 +107,7 @@ def curves(table: Table, key: str) -> dict[str, dict[float, list[float]]]:
     others = [k for k in others if len({str(row[k]) for row in table.rows}) > 1]
     lines = {}
     for row in table.rows:
-        if row.get(table.metric) is not None:
+        if row.get(table.metric) is not None and row[key] != "":
             label = ", ".join(Path(row[k]).stem if k == "config" else f"{k} {row[k]}" for k in others)
             lines.setdefault(label, {}).setdefault(float(row[key]), []).append(row[table.metric])
     return lines if len({x for line in lines.values() for x in line}) > 1 else {}

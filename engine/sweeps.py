@@ -171,15 +171,15 @@ def expand(
             for point in points:
                 varied = {**{key: row[key] for key in row if key != "tag"}, **dict(zip(sets, point))}
                 settings = merge(base, common or {}, varied, {"tag": label} if label else {})
-                values = {key: settings.get(key, "") for key in [*in_rows, *sets]}
-                parts = [Path(config).stem] if len(configs) > 1 or not (varied or label) else []
-                parts += [label] if "tag" in row else []
-                parts += [f"{key}{value}" for key, value in varied.items() if not ("tag" in row and key in row)]
-                name = f"{len(runs):03d}_{plain_name('-'.join(parts))}"
-                same = seen.setdefault(repr(sorted(settings.items(), key=lambda item: item[0])), name)
+                shown = {key: settings.get(key, "") for key in [*in_rows, *sets]}
+                parts = [Path(config).stem] if len(configs) > 1 else []
+                parts += [label] if "tag" in row else [f"{key}{row[key]}" for key in row]
+                parts += [f"{key}{value}" for (key, values), value in zip(sets.items(), point) if len(values) > 1]
+                name = f"{len(runs):03d}_{plain_name('-'.join(parts) or label or Path(config).stem)}"
+                same = seen.setdefault(repr(sorted(settings.items())), name)
                 if same != name:
                     raise ValueError(f"{same} and {name} are the same run: a value is given twice")
-                runs.append(Run(name, config, label, values, settings))
+                runs.append(Run(name, config, label, shown, settings))
     return runs
 
 
