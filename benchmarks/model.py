@@ -2,6 +2,7 @@
 
     python benchmarks/model.py --model ResNetSE34L --threads 1
     python benchmarks/model.py --model ResNetSE34V2 --n_mels 64 --encoder_type ASP --batch_size 256 --compile
+    python benchmarks/model.py --model ECAPA --channels 1024 --from_features --max_frames 300 --batch_size 8
 
 One line per precision (float32, bfloat16) and memory layout, with --compile also compiled: median time of a step,
 crops per second, and the share of what large matrix products reach on the same machine in the same precision.
@@ -17,6 +18,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import SpeakerNet
 from benchmarks._table import machine, table
@@ -46,13 +48,22 @@ def roof(device: torch.device, dtype: torch.dtype, seconds: float = 1.0) -> floa
     return max(rates)
 
 
-def step_seconds(network, wave, device, dtype, repeats) -> list[float]:
-    """Return the seconds of `repeats` steps, after three that are not counted."""
+def operations(network, call, example) -> int:
+    """Return the floating-point operations of `call`, of `network`, for one example (a multiply-add counts two)."""
+    network.eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        call(example)
+    network.train()
+    return counter.get_total_flops()
+
+
+def step_seconds(network, call, inputs, device, dtype, repeats) -> list[float]:
+    """Return the seconds of `repeats` steps, after three that are not counted; `call` is the forward of `network`."""
     found = []
     for _ in range(repeats + 3):
         started = time.perf_counter()
         with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            embedding = network(wave)
+            embedding = call(inputs)
         embedding.float().square().mean().backward()
         network.zero_grad(set_to_none=True)
         wait(device)
@@ -71,6 +82,7 @@ def main():
     parser.add_argument("--device", default="", help="cuda or cpu (default: cuda where available)")
     parser.add_argument("--precisions", default="float32,bfloat16", help="float32, bfloat16 or both")
     add_bool(parser, "--compile", help="time the compiled network too")
+    add_bool(parser, "--from_features", help="random features of --max_frames frames, not waves")
     cls = lambda args: registry.load("models", args.model, "speaker")  # noqa: E731
     args, _ = parse(parser, extend=lambda p, first: registry.add_arguments(p, [cls(first)]))
     torch.set_num_threads(args.threads)
@@ -79,18 +91,26 @@ def main():
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.allow_tf32 = True
     samples = 160 * args.max_frames + 240
-    wave = 3000 * torch.randn(args.batch_size, samples, device=device)
+    if args.from_features:
+        inputs = torch.randn(args.batch_size, args.n_mels, args.max_frames, device=device)
+    else:
+        scale = getattr(cls(args), "WAV_SCALE", 32768.0) if args.wav_scale is None else args.wav_scale
+        inputs = 0.1 * scale * torch.randn(args.batch_size, samples, device=device)
     rows = []
     for dtype in (getattr(torch, name) for name in args.precisions.split(",")):
         peak = roof(device, dtype)
         for layout in (torch.contiguous_format, torch.channels_last):
             network = registry.build(cls(args), vars(args)).to(device).train()
+            if layout == torch.channels_last and not any(isinstance(m, torch.nn.Conv2d) for m in network.modules()):
+                continue
+            call = network.embed if args.from_features else network
             # a backward pass costs two forward passes
-            work = 3 * args.batch_size * SpeakerNet.flops(SpeakerNet.SpeakerNet(network), samples, device)
-            network = network.to(memory_format=layout).train()
+            work = 3 * args.batch_size * operations(network, call, inputs[:1])
+            network.to(memory_format=layout)
             for compiled in (False, True) if args.compile else (False,):
-                module = torch.compile(network) if compiled else network
-                found = step_seconds(module, wave, device, dtype, args.repeats)
+                found = step_seconds(
+                    network, torch.compile(call) if compiled else call, inputs, device, dtype, args.repeats
+                )
                 median = statistics.median(found)
                 names = [str(dtype).removeprefix("torch."), "channels last" if layout == torch.channels_last else ""]
                 rows.append([
@@ -100,7 +120,8 @@ def main():
                     f"{100 * work / median / peak:.1f}", f"{peak / 1e12:.3f}",
                 ])  # fmt: skip
     print(f"{machine(str(device))}, {args.threads} CPU thread(s), medians of {args.repeats}")
-    print(f"{args.model}, {args.batch_size} crops of {samples / 16000:.2f} s, forward and backward\n")
+    crops = f"{args.max_frames} frames of features" if args.from_features else f"{samples / 16000:.2f} s"
+    print(f"{args.model}, {args.batch_size} crops of {crops}, forward and backward\n")
     head = ["arithmetic", "step ms", "fastest", "slowest", "crops/s", "TFLOP/s", "% of roof", "roof TFLOP/s"]
     print(table(head, rows))
     print("\nroof: the largest rate of square matrix products in the same precision, measured here")
