@@ -11,7 +11,7 @@ from audio.features import FRONT_ENDS, MFCC, Filterbank, KaldiFbank, front_end_o
 from engine import registry
 from engine.args import make_parser, parse
 from models.blocks.ecapa import AttentiveStatistics, EcapaTDNN
-from models.blocks.tdnn import Convolution, frame_mask, mean_and_std
+from models.blocks.tdnn import Convolution, frame_mask, mean_and_std, weighted_mean_and_std
 from models.blocks.wespeaker_resnet import STAGES
 from models.blocks.xvector import XVectorTDNN
 
@@ -98,6 +98,15 @@ def test_statistics_over_valid_frames():
         for item, length, m, d in zip(x, lengths, mean, deviation):
             torch.testing.assert_close(m, item[:, :length].mean(1))
             torch.testing.assert_close(d, item[:, :length].std(1, correction=correction))
+
+
+def test_gradients_of_statistics():
+    x = torch.randn(2, 3, 6, dtype=torch.float64, requires_grad=True)
+    mask = frame_mask(torch.tensor([6, 4]), 6)
+    for arguments in ((None, 0), (None, 1), (mask, 0), (mask, 1)):
+        assert torch.autograd.gradcheck(lambda x, given=arguments: mean_and_std(x, *given), x)
+    scores = torch.randn(2, 3, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, s: weighted_mean_and_std(x, s.softmax(2)), (x, scores))
 
 
 def test_attention_ignores_what_lies_beyond_the_length():

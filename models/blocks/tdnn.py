@@ -65,12 +65,13 @@ def mean_and_std(x, mask=None, correction=0):
     `correction`: 1 for the unbiased deviation.
     """
     if mask is None:
-        variance, mean = torch.var_mean(x, dim=2, correction=correction)
-    else:
-        count = mask.sum(dim=2)
-        mean, variance = _weighted(x, mask / count.unsqueeze(2))
-        variance = variance * (count / (count - correction))
-    return mean, variance.clamp(min=LEAST_VARIANCE).sqrt()
+        # faster than var_mean; the deviations from the mean sum to zero, so no gradient passes through the mean in them
+        mean = x.mean(dim=2)
+        deviation = torch.linalg.vector_norm(x - mean.detach().unsqueeze(2), dim=2)
+        return mean, (deviation / (x.shape[2] - correction) ** 0.5).clamp(min=LEAST_VARIANCE**0.5)
+    count = mask.sum(dim=2)
+    mean, variance = _weighted(x, mask / count.unsqueeze(2))
+    return mean, (variance * (count / (count - correction))).clamp(min=LEAST_VARIANCE).sqrt()
 
 
 def weighted_mean_and_std(x, weights):
@@ -81,4 +82,4 @@ def weighted_mean_and_std(x, weights):
 
 def _weighted(x, weights):
     mean = (weights * x).sum(dim=2)
-    return mean, (weights * (x - mean.unsqueeze(2)).square()).sum(dim=2)
+    return mean, (weights * (x - mean.detach().unsqueeze(2)).square()).sum(dim=2)  # detached: as above
