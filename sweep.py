@@ -181,7 +181,7 @@ def launch(args, folder: Path, runs: list[Path]) -> int:
     to_do = [run for run in runs if states[run] in ("waiting", "unfinished")]
     if args.retry_failed:
         to_do += [run for run in runs if states[run] == "failed"]
-    counted = ", ".join(f"{number} {state}" for state, number in Counter(states.values()).items())
+    counted = ", ".join(f"{number} {state}" for state, number in sorted(Counter(states.values()).items()))
     print(f"{len(runs)} runs ({counted}), {len(to_do)} to run; {folder}", flush=True)
     if args.launcher == "slurm":
         if to_do:

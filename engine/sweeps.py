@@ -178,7 +178,7 @@ def expand(
                 name = f"{len(runs):03d}_{plain_name('-'.join(parts) or label or Path(config).stem)}"
                 same = seen.setdefault(repr(sorted(settings.items())), name)
                 if same != name:
-                    raise ValueError(f"{same} and {name} are the same run: a value is given twice")
+                    raise ValueError(f"{same} and {name} are the same run: a value or a config is given twice")
                 runs.append(Run(name, config, label, shown, settings))
     return runs
 
