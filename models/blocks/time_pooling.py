@@ -12,7 +12,6 @@ from models.blocks.tdnn import frame_mask
 POOLINGS = {"mean": 1, "max": 1, "first": 1, "middle": 1, "last": 1, "random": 1, "mean+std": 2, "attentive": 2,
             "quantile": 5}  # fmt: skip
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
-ATTENTION_CHANNELS = 128
 
 
 def valid_frames(x, lengths):
@@ -41,7 +40,7 @@ def maximum(x, lengths):
     return x.masked_fill(~valid_frames(x, lengths), -torch.inf).amax(1)
 
 
-def quantiles(x, lengths, shares=QUANTILES):
+def quantiles(x, lengths, shares):
     """Return quantiles (batch, len(shares) dim) over the valid frames, the smallest of all dimensions first.
 
     Between two frames they are interpolated linearly.
@@ -58,20 +57,22 @@ def frame_at(x, index):
     return x.gather(1, index.view(-1, 1, 1).expand(-1, 1, x.shape[2])).squeeze(1)
 
 
-STATISTICS = {"mean": mean, "max": maximum, "mean+std": mean_and_deviation, "quantile": quantiles}
+STATISTICS = {"mean": mean, "max": maximum, "mean+std": mean_and_deviation}
 
 
 class TimePooling(nn.Module):
     """One of POOLINGS; "random" takes any valid frame in training and the middle one in evaluation.
 
-    `attentive`: attentive statistics (Okabe et al. 2018) with global context, as ECAPA-TDNN has them.
+    Args:
+        shares: of "quantile".
+        attention_channels, global_context: of "attentive", the attentive statistics of ECAPA-TDNN.
     """
 
-    def __init__(self, name, dim):
+    def __init__(self, name, dim, shares=QUANTILES, attention_channels=128, global_context=True):
         super().__init__()
-        self.name = name
+        self.name, self.shares = name, shares
         if name == "attentive":
-            self.attentive = AttentiveStatistics(dim, ATTENTION_CHANNELS, global_context=True)
+            self.attentive = AttentiveStatistics(dim, attention_channels, global_context)
 
     def forward(self, x, lengths=None):
         """Return the pooled vectors, float32, of `x` (batch, frames, dim) with `lengths` (batch,) valid frames."""
@@ -82,6 +83,8 @@ class TimePooling(nn.Module):
             lengths = torch.full((len(x),), x.shape[1], device=x.device)
         if self.name in STATISTICS:
             return STATISTICS[self.name](x, lengths)
+        if self.name == "quantile":
+            return quantiles(x, lengths, self.shares)
         if self.name == "random" and self.training:
             return frame_at(x, (torch.rand(len(x), device=x.device) * lengths).long())
         return frame_at(x, {"first": torch.zeros_like(lengths), "last": lengths - 1}.get(self.name, lengths // 2))
