@@ -148,7 +148,7 @@ def mfcc(case):
     front_end = MFCC(**sizes, added_to_std=added)
     features = front_end(wave)
     for item, row in zip(features, wave):  # the neighbours of an utterance change nothing
-        torch.testing.assert_close(item, front_end(row[None])[0], atol=1e-3, rtol=1e-5)
+        torch.testing.assert_close(item, front_end(row[None])[0], atol=5e-3, rtol=1e-4)
     normed = front_end.normalise(features)
     compare_case(AREA, case, {"mfcc": features.transpose(1, 2), "normed": normed.transpose(1, 2)})
 
