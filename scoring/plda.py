@@ -154,11 +154,11 @@ def plda(vectors: np.ndarray, labels: np.ndarray, iterations: int = ITERATIONS):
     return centre, basis, np.maximum(values, 0)
 
 
-def fit(vectors: np.ndarray, labels: np.ndarray, kind: str = "whiten", dims: int = 0, with_plda: bool = False):
+def fit(vectors: np.ndarray, labels: np.ndarray, kind: str = "whitened", dims: int = 0, with_plda: bool = False):
     """Fit a backend on embeddings (files, dim) with speaker labels (files,).
 
     Args:
-        kind: the projection, "none" (centring only), "whiten" or "lda" to `dims` numbers; then unit length.
+        kind: the projection, "centred" (none), "whitened" or "lda" to `dims` numbers; then unit length.
         with_plda: PLDA on what is projected.
 
     Raises:
@@ -167,8 +167,8 @@ def fit(vectors: np.ndarray, labels: np.ndarray, kind: str = "whiten", dims: int
     vectors = np.asarray(vectors, dtype=np.float64)
     means, counts, residuals = scatter(vectors, labels)
     matrices = {
-        "none": lambda: np.eye(vectors.shape[1]),
-        "whiten": lambda: whitening(means, residuals),
+        "centred": lambda: np.eye(vectors.shape[1]),
+        "whitened": lambda: whitening(means, residuals),
         "lda": lambda: lda(means, counts, residuals, dims),
     }
     matrix = matrices[kind]()

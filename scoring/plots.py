@@ -1,5 +1,5 @@
 """Plots of scores and of training, each written as one PNG.
-Entry points: det_plot, score_histogram, training_curves.
+Entry points: det_plot, score_histogram, seconds_curve, training_curves.
 """
 
 import json
@@ -114,6 +114,25 @@ def score_histogram(path, scores, labels, threshold: float | None = None) -> Non
     axes.set_title("Scores of the trials", fontsize=10)
     axes.legend(fontsize=8, loc="upper center", ncols=3)
     axes.set_axisbelow(True)
+    axes.grid(color="0.92", linewidth=0.6)
+    _save(figure, path)
+
+
+def seconds_curve(path, rows: list[dict]) -> None:
+    """Draw the EER against seconds of speech; rows hold seconds, eer and perhaps eer_interval, in percent."""
+    figure = _figure(5.4, 3.8)
+    axes = figure.add_subplot()
+    seconds, values = ([row[key] for row in rows] for key in ("seconds", "eer"))
+    axes.plot(seconds, values, "o-", color="C0")
+    if all("eer_interval" in row for row in rows):
+        low, high = zip(*(row["eer_interval"] for row in rows))
+        axes.fill_between(seconds, low, high, color="C0", alpha=0.2, linewidth=0, label="95 % interval")
+        axes.legend(fontsize=8)
+    axes.set_xscale("log")
+    axes.set_xticks(seconds, [f"{value:g}" for value in seconds])
+    axes.minorticks_off()
+    axes.set(xlabel="seconds of speech on both sides", ylabel="EER (%)")
+    axes.set_ylim(bottom=0)
     axes.grid(color="0.92", linewidth=0.6)
     _save(figure, path)
 
