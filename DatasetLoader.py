@@ -27,7 +27,8 @@ from engine.args import add_bool
 
 # Numbers that make sense, see engine.args.check_ranges.
 RANGES = {
-    "max_frames": (1, 10**6), "crop_seconds": (0, None), "batch_size": (1, None), "nPerSpeaker": (1, None),
+    "max_frames": (1, 10**6), "crop_seconds": (0, None), "shards_per_block": (0, None),
+    "batch_size": (1, None), "nPerSpeaker": (1, None),
     "max_seg_per_spk": (1, None), "nDataLoaderThread": (0, 1024), "check_files": (0, None), "max_bad_files": (0, 100),
     "augment_prob": (0, 1), "augment_bank_gb": (0, None), "time_masks": (0, 100), "time_mask_frames": (0, None),
     "freq_masks": (0, 100), "freq_mask_bands": (0, None), "spec_augment_prob": (0, 1), "time_masks_least": (0, 100),
@@ -38,8 +39,16 @@ RANGES = {
 def add_arguments(parser):
     """Add the flags of training data and augmentation, the same for every trainer."""
     data = parser.add_argument_group("training data")
-    data.add_argument("--train_list", default="data/train_list.txt", help="lines `speaker path`")
-    data.add_argument("--train_path", default="data/voxceleb2", help="prefix of the paths in --train_list")
+    data.add_argument(
+        "--train_list",
+        default="data/train_list.txt",
+        help="lines `speaker path`; or shards, which have their own labels: a folder, a .tar file or 'x/train_*.tar'",
+    )
+    data.add_argument(
+        "--train_path",
+        default="data/voxceleb2",
+        help="prefix of the paths in --train_list, also a folder of packed audio or shards",
+    )
     data.add_argument("--max_frames", type=int, default=200, help="training crop in frames of 10 ms")
     data.add_argument(
         "--crop_seconds", type=float, default=0.0, help="training crop in seconds, overrides --max_frames"
@@ -53,7 +62,19 @@ def add_arguments(parser):
         "--sampler",
         choices=("speakers", "shuffle"),
         default="speakers",
-        help="speakers: none twice in a batch; shuffle: any",
+        help="speakers: none twice in a batch; shuffle: any, from shards in the order of --shards_per_block",
+    )
+    data.add_argument(
+        "--shards_per_block",
+        type=int,
+        default=4,
+        help="--sampler shuffle: so many shards at a time are read in random order (0: all, wherever they lie)",
+    )
+    data.add_argument(
+        "--crop_mode",
+        choices=("random", "start", "end", "random_contiguous"),
+        default="random",
+        help="where a training crop lies; random_contiguous: one of those that follow each other from the start",
     )
     add_bool(data, "--keep_last", help="keep the incomplete last batch of --sampler shuffle")
     data.add_argument("--nDataLoaderThread", type=int, default=default_workers(), help="loader processes per process")
@@ -210,15 +231,11 @@ def train_loader(utterances: TrainList, args, world_size: int = 1, rank: int = 0
     device = torch.device(device)
     speeds = parse_speeds(args.speed_perturb)
     new = args.speed_labels == "new" and len(speeds) > 1
-    length = crop_samples(args.max_frames)
+    length = getattr(args, "crop_samples", None) or crop_samples(args.max_frames)
     augmenter = None
     if args.augment:
         # the reference's floor of 1e-4 at its own amplitude, seen from [-1, 1]
         augmenter = Augmenter(args.musan_path, args.rir_path, length, 1e-4 / args.wav_scale**2, args.augment_prob)
-    sampler = EpochSampler(
-        utterances.labels, args.sampler, args.batch_size, args.nPerSpeaker, args.max_seg_per_spk, args.seed,
-        world_size, rank, len(speeds), new, args.keep_last,
-    )  # fmt: skip
     place = augment_place(args.augment_device, device)
     change = Speeds(speeds, length) if place != "crop" and len(speeds) > 1 else None
     batches = None
@@ -227,8 +244,12 @@ def train_loader(utterances: TrainList, args, world_size: int = 1, rank: int = 0
         say(batches.describe())
     in_worker = place == "cpu" and (change or batches) is not None
     dataset = TrainDataset(
-        utterances, length, args.seed, args.nClasses, speeds, new, augmenter, change, batches, in_worker
+        utterances, length, args.seed, args.nClasses, speeds, new, augmenter, change, batches, in_worker, args.crop_mode
     )
+    sampler = EpochSampler(
+        utterances.labels, args.sampler, args.batch_size, args.nPerSpeaker, args.max_seg_per_spk, args.seed,
+        world_size, rank, len(speeds), new, args.keep_last, dataset.shards(), args.shards_per_block,
+    )  # fmt: skip
     loader = DataLoader(dataset, batch_sampler=sampler, collate_fn=_as_it_is, **_workers(args.nDataLoaderThread))
     share = len(utterances.labels) / world_size
     bad_files = BadFiles(Path(args.save_path) / "bad_files.txt", share, args.max_bad_files, say)
@@ -257,33 +278,41 @@ def _as_it_is(batch):
 class EvalDataset(Dataset):
     """Evaluation crops of file `index`: float32 (crops, samples) in [-1, 1]."""
 
-    def __init__(self, paths: list[str], eval_frames: int, num_eval: int):
-        self.paths, self.eval_frames, self.num_eval = paths, eval_frames, num_eval
+    def __init__(self, paths: list[str], eval_frames: int, num_eval: int, length: int = 0):
+        self.paths, self.crops = paths, (eval_frames, num_eval, length)
 
     def __len__(self):
         return len(self.paths)
 
     def __getitem__(self, index):
-        return torch.from_numpy(load_eval_crops(self.paths[index], self.eval_frames, self.num_eval))
+        return torch.from_numpy(load_eval_crops(self.paths[index], *self.crops))
 
 
-def load_eval_crops(path: str, eval_frames: int, num_eval: int) -> np.ndarray:
-    """Read the evenly spaced crops of a file, (num_eval, samples); eval_frames 0 gives the whole file, (1, samples)."""
-    if eval_frames == 0:
+def load_eval_crops(path: str, eval_frames: int, num_eval: int, length: int = 0) -> np.ndarray:
+    """Read the evenly spaced crops of a file, (num_eval, samples); eval_frames 0 gives the whole file, (1, samples).
+
+    `length`: samples of a crop in place of those of `eval_frames`.
+    """
+    if eval_frames == 0 and not length:
         return eval_crops(read_audio(path), 0, 1)
-    length = crop_samples(eval_frames)
+    length = length or crop_samples(eval_frames)
     with AudioFile(path) as audio:
         if audio.samples <= length * (num_eval + 1):
-            return eval_crops(audio.read(), eval_frames, num_eval)
+            return eval_crops(audio.read(), eval_frames, num_eval, length)
         # of a long file only the crops are read
         starts = eval_starts(audio.samples, length, num_eval)
         return np.stack([audio.read(int(start), length) for start in starts])
 
 
-def eval_loader(paths: list[str], eval_frames: int, num_eval: int, workers: int, batch_files: int = 1) -> DataLoader:
-    """Return a loader of the files' crops in order: (files, crops, samples), one file at a time for whole files."""
-    dataset = EvalDataset(paths, eval_frames, num_eval)
-    size = 1 if eval_frames == 0 else batch_files
+def eval_loader(
+    paths: list[str], eval_frames: int, num_eval: int, workers: int, batch_files: int = 1, length: int = 0
+) -> DataLoader:
+    """Return a loader of the files' crops in order: (files, crops, samples), one file at a time for whole files.
+
+    `length`: samples of a crop in place of those of `eval_frames`.
+    """
+    dataset = EvalDataset(paths, eval_frames, num_eval, length)
+    size = 1 if eval_frames == 0 and not length else batch_files
     return DataLoader(dataset, batch_size=size, shuffle=False, **_workers(min(workers, len(paths)), keep=False))
 
 

@@ -48,10 +48,10 @@ def reverberate(clean: np.ndarray, response: np.ndarray) -> np.ndarray:
     return fft.irfft(product, size, axis=-1)[..., :samples].astype(clean.dtype)
 
 
-def read_crop(path: str, length: int, u: float, speed=1) -> np.ndarray:
-    """Read a training crop of `length` samples at 16 kHz; `u` from [0, 1) chooses its start."""
+def read_crop(path: str, length: int, u: float, speed=1, mode: str = "random") -> np.ndarray:
+    """Read a training crop of `length` samples at 16 kHz; `u` from [0, 1) and `mode` choose its start."""
     with AudioFile(path, speed) as audio:
-        start = train_start(u, audio.samples, length)
+        start = train_start(u, audio.samples, length, mode)
         return wrap(audio.read(start, length), length)
 
 

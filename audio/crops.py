@@ -26,9 +26,15 @@ def padded_samples(samples: int, length: int) -> int:
     return samples if samples > length else length + 1
 
 
-def train_start(u: float, samples: int, length: int) -> int:
-    """Return the first sample of a training crop; `u` is a uniform draw from [0, 1)."""
-    return int(u * (padded_samples(samples, length) - length))
+def train_start(u: float, samples: int, length: int, mode: str = "random") -> int:
+    """Return the first sample of a training crop; `u` is a uniform draw from [0, 1).
+
+    Modes: "random"; "start" and "end" of the file; "random_contiguous": one of those that follow each other from start.
+    """
+    last = padded_samples(samples, length) - length
+    if mode == "random_contiguous":
+        return int(u * max(1, samples // length)) * length
+    return {"random": int(u * last), "start": 0, "end": max(0, samples - length)}[mode]
 
 
 def eval_starts(samples: int, length: int, num_eval: int) -> np.ndarray:
@@ -36,10 +42,13 @@ def eval_starts(samples: int, length: int, num_eval: int) -> np.ndarray:
     return np.linspace(0, padded_samples(samples, length) - length, num_eval).astype(np.int64)
 
 
-def eval_crops(wave: np.ndarray, frames: int, num_eval: int) -> np.ndarray:
-    """Cut a whole file (samples,) into (num_eval, crop samples); frames 0 gives the unchanged file, (1, samples)."""
-    if frames == 0:
+def eval_crops(wave: np.ndarray, frames: int, num_eval: int, length: int = 0) -> np.ndarray:
+    """Cut a whole file (samples,) into (num_eval, crop samples); frames 0 gives the unchanged file, (1, samples).
+
+    `length`: samples of a crop in place of those of `frames`.
+    """
+    if frames == 0 and not length:
         return wrap(wave, 1)[None]
-    length = crop_samples(frames)
+    length = length or crop_samples(frames)
     starts = eval_starts(len(wave), length, num_eval)
     return np.stack([wrap(wave, length + 1)[start : start + length] for start in starts])

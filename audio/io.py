@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 import soundfile
 
-from audio import packed
+from audio import packed, shards
 
 SAMPLE_RATE = 16000
 # Rates a recording can have, in Hz; the filter that resamples from another one would be absurdly long.
@@ -19,7 +19,8 @@ LOWEST_RATE, HIGHEST_RATE = 2000, 384000
 class AudioFile:
     """An open WAV, FLAC or OGG file seen as `samples` samples at 16 kHz, channels averaged.
 
-    The path may also lie below a folder of packed audio (audio/packed.py), which then stands for the file. Files of
+    The path may also lie below a folder of packed audio (audio/packed.py) or of shards (audio/shards.py), which then
+    stands for the file. Files of
     another rate are resampled by a polyphase filter; a part of such a file equals that part of the resampled whole
     file, since the source is read with the filter's half-length on both sides. `speed` plays the file so many times
     faster.
@@ -34,6 +35,8 @@ class AudioFile:
             self.file = soundfile.SoundFile(self.path)
         except (soundfile.LibsndfileError, OSError, TypeError) as error:
             self.file = packed.find(self.path)
+            if self.file is None and not os.path.exists(self.path):
+                self.file = shards.find(self.path)
             if self.file is None:
                 reason = str(error).split(": ")[-1] if os.path.exists(self.path) else "no such file"
                 raise ValueError(f"{self.path}: cannot be read as audio ({reason})") from None
@@ -77,7 +80,7 @@ class AudioFile:
         return np.pad(wave, (0, count - len(wave)))
 
     def _source(self, start, count):
-        if isinstance(self.file, packed.PackedRecording):
+        if not isinstance(self.file, soundfile.SoundFile):
             return self.file.read(start, count).astype(np.float32) / 32768
         integers = self.file.subtype == "PCM_16"  # read as they are, several times faster, and scaled here
         try:

@@ -5,11 +5,12 @@ Entry points: read_train_list, read_trial_list, check_files.
 import codecs
 import hashlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from audio import shards
 from audio.io import SAMPLE_RATE, AudioFile
 from audio.names import Names, fields
 
@@ -17,7 +18,7 @@ from audio.names import Names, fields
 @dataclass
 class TrainList:
     """Utterances with speakers: `paths` in one buffer, which loader processes share; `labels` (utterances,) int64, the
-    rank of the speaker among the sorted names `speakers`; `root` the prefix of the paths."""
+    rank of the speaker among the sorted names `speakers`; `root` the prefix of the paths; `notes` what to tell."""
 
     name: str
     root: str
@@ -25,6 +26,7 @@ class TrainList:
     labels: np.ndarray
     speakers: list[str]
     hash: str
+    notes: list[str] = field(default_factory=list)
 
     def path(self, index: int) -> str:
         """Return where utterance `index` lies."""
@@ -104,15 +106,40 @@ def _malformed(path, data, number, expected):
 
 
 def read_train_list(path: str | Path, root: str = "") -> TrainList:
-    """Read a list of `speaker path` lines.
+    """Read a list of `speaker path` lines, or that of the samples of shards (a folder, .tar file or pattern).
 
     Raises:
         FileNotFoundError, ValueError: missing, empty or malformed (with the line's number).
     """
+    if Path(path).is_dir() or shards.is_shards(str(path)):
+        return _read_shards(str(path).rstrip("/"))
     data, digest, starts, ends, _ = _read(path, "utterance", (2,), "`speaker path`")
     buffer = np.frombuffer(data, np.uint8)
     labels, speakers = Names(buffer, starts[:, 0], ends[:, 0]).ranks()
-    return TrainList(str(path), root, Names(buffer, starts[:, 1].copy(), ends[:, 1].copy()), labels, speakers, digest)
+    paths = Names(buffer, starts[:, 1].copy(), ends[:, 1].copy())
+    return TrainList(str(path), root, paths, labels, speakers, digest, _shard_notes(root))
+
+
+def _read_shards(spec):
+    found = shards.open_shards(spec)
+    labels, speakers = found.speakers.ranks()
+    if not len(labels):
+        raise ValueError(f"{spec}: its {len(found.paths)} shards hold no audio")
+    if speakers[0] == "":
+        first = found.names[int(np.argmin(labels))]
+        raise ValueError(f"{spec}: sample {first} has neither a label with its speaker nor a folder of that name")
+    digest = hashlib.sha256("\n".join(speakers).encode())
+    for part in (found.names.buffer, found.names.starts, found.names.ends, labels):
+        digest.update(part.tobytes())
+    return TrainList(spec, spec, found.names, labels, speakers, digest.hexdigest()[:12], _shard_notes(spec))
+
+
+def _shard_notes(root):
+    """Return a warning for every shard at `root` that cannot be read."""
+    root = root.rstrip("/")
+    if not root or not shards.is_shards(root):
+        return []
+    return [f"warning: {problem}" for problem in shards.open_shards(root).problems]
 
 
 def read_recordings(path: str | Path) -> Names:
@@ -220,7 +247,7 @@ def check_training(
             f"{train.name} has {len(train.speakers)} speakers but --nClasses is {n_classes}: largest label "
             f"{len(train.speakers) - 1}; give --nClasses {len(train.speakers)}"
         )
-    lines = [train.describe()]
+    lines = [train.describe(), *train.notes]
     first, again = train.paths.repeated()
     two = np.flatnonzero(train.labels[first] != train.labels[again])
     if len(two):

@@ -1,5 +1,5 @@
 """A million names in one buffer instead of a million Python objects, so that loader processes share them.
-Entry points: Names, and fields(data, path), which cuts a text of lines into its words.
+Entry points: Names, Lookup, and fields(data), which cuts a text of lines into its words.
 """
 
 import numpy as np
@@ -23,6 +23,16 @@ class Names:
         parts = [name.encode() for name in names]
         ends = np.cumsum([len(part) for part in parts], dtype=np.int64)
         return cls(np.frombuffer(b"".join(parts), np.uint8), ends - np.array([len(p) for p in parts], np.int64), ends)
+
+    @classmethod
+    def joined(cls, several: list["Names"]) -> "Names":
+        """Return the names of all, one after the other."""
+        shifts = np.cumsum([0] + [len(names.buffer) for names in several])
+        bounds = [
+            np.concatenate([getattr(names, side) + shift for names, shift in zip(several, shifts)])
+            for side in ("starts", "ends")
+        ]
+        return cls(np.concatenate([names.buffer for names in several]), *bounds)
 
     def __len__(self):
         return len(self.starts)
@@ -71,6 +81,23 @@ class Names:
         pairs = [(order[i], order[i + 1]) for i in suspects if self[order[i]] == self[order[i + 1]]]
         first, again = zip(*pairs) if pairs else ((), ())
         return np.array(first, np.int64), np.array(again, np.int64)
+
+
+class Lookup:
+    """Where names are found among those given here; each is known by a hash of 64 bits."""
+
+    def __init__(self, names: Names):
+        keys = names.keys()
+        self.order = np.argsort(keys, kind="stable")
+        self.keys = keys[self.order]
+
+    def rows(self, names: Names) -> np.ndarray:
+        """Return the place of every name, (names,) int64, -1 where it is not among them."""
+        keys = names.keys()
+        if not len(self.keys):
+            return np.full(len(keys), -1)
+        place = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        return np.where(self.keys[place] == keys, self.order[place], -1)
 
 
 def fields(data: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

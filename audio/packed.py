@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from audio.names import Names
+from audio.names import Lookup, Names
 
 INDEX = "index.npz"
 FORMAT = 1
@@ -47,9 +47,7 @@ class Pack:
             raise ValueError(
                 f"{self.folder / INDEX}: no index of packed audio ({error}); pack the list again"
             ) from None
-        keys = self.names.keys()
-        self.order = np.argsort(keys, kind="stable")
-        self.keys = keys[self.order]
+        self.lookup = Lookup(self.names)
         self.maps = {}
         ends = np.zeros(int(self.parts.max(initial=-1)) + 1, np.int64)
         np.maximum.at(ends, self.parts, self.offsets + self.lengths)
@@ -62,9 +60,19 @@ class Pack:
 
     def rows(self, names: Names) -> np.ndarray:
         """Return the row of every name, (names,) int64, -1 where the pack does not hold it."""
-        keys = names.keys()
-        place = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
-        return np.where(self.keys[place] == keys, self.order[place], -1)
+        return self.lookup.rows(names)
+
+    def all_int16(self, rows: np.ndarray) -> bool:
+        """Tell that recordings are read as 16-bit integers."""
+        return True
+
+    def is_int16(self, row: int) -> bool:
+        """Tell that a recording is read as 16-bit integers."""
+        return True
+
+    def open(self, row: int) -> "PackedRecording":
+        """Return the recording of a row."""
+        return PackedRecording(self, row)
 
     def read(self, row: int, start: int, count: int) -> np.ndarray:
         """Return `count` samples of a row from `start` as int16, a view of the file: no copy is made."""
@@ -125,4 +133,4 @@ def find(path: str) -> PackedRecording | None:
     row = int(pack.rows(Names.of([name]))[0])
     if row < 0:
         raise ValueError(f"{path}: not in the pack {folder} (its {len(pack.names)} recordings were given by a list)")
-    return PackedRecording(pack, row)
+    return pack.open(row)

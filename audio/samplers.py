@@ -56,14 +56,34 @@ def speaker_groups(
     return groups[np.array(chosen)].reshape(-1, size, n_per_speaker)
 
 
-def shuffled_batches(utterances: int, batch_size: int, seed: int, epoch: int, world_size: int = 1) -> np.ndarray:
-    """Return the whole batches of one epoch in random order, (batches, batch_size * world_size, 1) int64."""
+def blocked_order(shard: np.ndarray, shards_per_block: int, generator: torch.Generator) -> np.ndarray:
+    """Return a random order, (utterances,) int64, that stays within a few shards at a time.
+
+    The shards are permuted, and then the utterances of each block of so many shards that follow each other.
+    """
+    place = np.empty(int(shard.max()) + 1, np.int64)
+    place[torch.randperm(len(place), generator=generator).numpy()] = np.arange(len(place))
+    order = torch.randperm(len(shard), generator=generator).numpy()
+    return order[np.argsort((place[shard] // shards_per_block)[order], kind="stable")]
+
+
+def shuffled_batches(
+    utterances: int, batch_size: int, seed: int, epoch: int, world_size: int = 1, shard=None, shards_per_block: int = 0
+) -> np.ndarray:
+    """Return the whole batches of one epoch in random order, (batches, batch_size * world_size, 1) int64.
+
+    With the number of the shard of every utterance, the order is that of blocks of `shards_per_block` shards (0: any).
+    """
     size = batch_size * world_size
     if utterances < size:
         raise ValueError(
             f"the list has {utterances} utterances, fewer than one batch of {size}: give a smaller --batch_size"
         )
-    order = torch.randperm(utterances, generator=torch.Generator().manual_seed(seed + epoch)).numpy()
+    generator = torch.Generator().manual_seed(seed + epoch)
+    if shard is not None and shards_per_block:
+        order = blocked_order(shard, shards_per_block, generator)
+    else:
+        order = torch.randperm(utterances, generator=generator).numpy()
     return order[: utterances // size * size].reshape(-1, size, 1)
 
 
@@ -75,14 +95,15 @@ class EpochSampler:
         speeds: number of speed factors, the first being 1; each utterance draws one per epoch, all equally likely.
         speed_classes: a speaker at another speed counts as another speaker.
         kind: "speakers" or "shuffle"; keep_last keeps the incomplete last batch of a shuffled epoch (one process only).
+        shard, shards_per_block: see shuffled_batches.
     """
 
     def __init__(self, labels, kind, batch_size, n_per_speaker, max_seg_per_spk, seed, world_size, rank, speeds=1,
-                 speed_classes=True, keep_last=False):  # fmt: skip
+                 speed_classes=True, keep_last=False, shard=None, shards_per_block=0):  # fmt: skip
         self.labels, self.kind, self.batch_size, self.seed = labels, kind, batch_size, seed
         self.n_per_speaker, self.max_seg_per_spk = n_per_speaker, max_seg_per_spk
         self.world_size, self.rank, self.speeds, self.speed_classes = world_size, rank, speeds, speed_classes
-        self.keep_last, self.epoch = keep_last, None
+        self.keep_last, self.shard, self.shards_per_block, self.epoch = keep_last, shard, shards_per_block, None
         if kind == "shuffle" and n_per_speaker != 1:
             raise ValueError(
                 f"--sampler shuffle draws single utterances: --nPerSpeaker {n_per_speaker} needs --sampler speakers"
@@ -101,7 +122,7 @@ class EpochSampler:
         self.speed_of = draw.integers(0, self.speeds, len(self.labels))
         size = (self.batch_size, self.seed, epoch, self.world_size)
         if self.kind == "shuffle":
-            batches = shuffled_batches(len(self.labels), *size)
+            batches = shuffled_batches(len(self.labels), *size, self.shard, self.shards_per_block)
             own = list(batches[:, self.rank * self.batch_size : (self.rank + 1) * self.batch_size])
             rest = len(self.labels) - batches.shape[0] * self.batch_size
             if self.keep_last and rest:

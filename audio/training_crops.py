@@ -1,4 +1,4 @@
-"""Training crops of a batch: read from files or a pack, keyed on (seed, epoch, utterance), unreadable ones replaced.
+"""Training crops of a batch: from files, a pack or shards, keyed on (seed, epoch, utterance), unreadable ones replaced.
 Entry points: TrainDataset, whose items are whole batches, and finish(), which does what is left to do for a batch.
 """
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from audio import packed
+from audio import packed, shards
 from audio.augment import read_crop
 from audio.crops import train_start, wrap
 from audio.draws import uniform
@@ -26,20 +26,22 @@ class TrainDataset(Dataset):
         augmenter: of single crops, in place of the batch's.
         change, batches: Speeds and BatchAugmenter of whole batches; with `in_worker` they are applied here, otherwise
             the batch carries their plans to finish().
+        crop_mode: see audio.crops.train_start.
     """
 
     def __init__(
         self, utterances: TrainList, length: int, seed: int, n_classes: int, speeds: list[Fraction],
-        speed_classes: bool, augmenter=None, change=None, batches=None, in_worker: bool = True,
+        speed_classes: bool, augmenter=None, change=None, batches=None, in_worker: bool = True, crop_mode="random",
     ):  # fmt: skip
         self.utterances, self.length, self.seed = utterances, length, seed
         self.n_classes, self.speeds, self.speed_classes = n_classes, speeds, speed_classes
         self.augmenter, self.change, self.batches, self.in_worker = augmenter, change, batches, in_worker
-        root = utterances.root.rstrip("/")
-        self.pack = packed.open_pack(root) if root and packed.pack_above(root) == root else None
-        self.rows = self.pack.rows(utterances.paths) if self.pack else None
-        # crops of a pack travel as 16-bit samples, half the size, unless something is computed on them before
-        integers = self.pack is not None and augmenter is None and change is None and not in_worker
+        self.crop_mode = crop_mode
+        self.store = _store(utterances.root.rstrip("/"))
+        self.rows = self.store.rows(utterances.paths) if self.store else None
+        # crops of a store may travel as 16-bit samples, half the size, unless something is computed on them before
+        integers = self.store is not None and self.store.all_int16(self.rows)
+        integers = integers and augmenter is None and change is None and not in_worker
         self.dtype = np.int16 if integers and len(speeds) == 1 else np.float32
         self.width = change.width if change else length
         self.by_speaker = np.argsort(utterances.labels, kind="stable")
@@ -121,25 +123,41 @@ class TrainDataset(Dataset):
         with self._open(utterance) as recording:
             samples = recording.samples
             if number == 0:
-                _put(out, wrap(recording.read(train_start(u, samples, self.length), self.length), self.length))
+                _put(out, wrap(recording.read(self._start(u, samples), self.length), self.length))
             elif self.change is not None and (faster := -(-samples // self.speeds[number])) > self.length:
-                first, count, skip = self.change.source(number, train_start(u, faster, self.length))
+                first, count, skip = self.change.source(number, self._start(u, faster))
                 begin = max(first, 0)
                 _put(out[begin - first :], recording.read(begin, min(first + count, samples) - begin))
                 return skip
             else:
-                _put(out, read_crop(self.utterances.path(utterance), self.length, u, self.speeds[number]))
+                path = self.utterances.path(utterance)
+                _put(out, read_crop(path, self.length, u, self.speeds[number], self.crop_mode))
         if self.augmenter is not None:
             out[:] = self.augmenter(out, np.random.default_rng([self.seed, epoch, utterance]))
         return -1
 
+    def _start(self, u, samples):
+        return train_start(u, samples, self.length, self.crop_mode)
+
     def _open(self, utterance):
-        if self.pack is None:
-            return AudioFile(self.utterances.path(utterance))
-        row = int(self.rows[utterance])
-        if row < 0:
-            raise ValueError(f"{self.utterances.path(utterance)}: not in the pack {self.pack.folder}")
-        return packed.PackedRecording(self.pack, row)
+        row = -1 if self.rows is None else int(self.rows[utterance])
+        if row >= 0 and self.store.is_int16(row):
+            return self.store.open(row)
+        # what is not there is told by its path
+        return AudioFile(self.utterances.path(utterance))
+
+    def shards(self) -> np.ndarray | None:
+        """Return the number of the shard of every utterance, (utterances,) int64, or None for files and packs."""
+        if not isinstance(self.store, shards.Shards):
+            return None
+        return self.store.shard[np.maximum(self.rows, 0)]
+
+
+def _store(root):
+    """Return the pack or the shards that stand at `root`, or None."""
+    if root and packed.pack_above(root) == root:
+        return packed.open_pack(root)
+    return shards.open_shards(root) if root and shards.is_shards(root) else None
 
 
 def _put(out, wave):
@@ -147,7 +165,7 @@ def _put(out, wave):
     if wave.dtype == np.int16 and out.dtype == np.float32:
         np.multiply(wave, np.float32(1 / 32768), out=out[: len(wave)])
     else:
-        out[: len(wave)] = wave
+        out[: len(wave)] = wave if wave.dtype == out.dtype else packed.to_int16(wave)
 
 
 def _by_speed(plan):

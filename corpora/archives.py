@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from corpora.disk import CHUNK, Progress, full_disk_named, md5_of, require_space
+from corpora.disk import CHUNK, Progress, full_disk_named, require_space, sum_of
 from corpora.parts import Archive
 
 # A link of a zip file has its target as contents; no path is longer.
@@ -69,7 +69,7 @@ def join(archive: Archive, folder: Path) -> Progress:
                 "--download again, which checks each part"
             )
         temporary.replace(target)
-    elif (found := (yield from md5_of(target))) != archive.md5:
+    elif (found := (yield from sum_of(target))) != archive.md5:
         raise ValueError(
             f"{target}: its MD5 is {found}, the list says {archive.md5}: delete it and run --download again"
         )

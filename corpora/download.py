@@ -1,5 +1,5 @@
-"""Fetch one file over HTTP: resumed where it was cut off, tried again, its length and MD5 checked.
-Entry points: fetch(url, path, md5, access), and the flags, which access(args, prefix_flag) turns into how to ask.
+"""Fetch one file over HTTP: resumed where it was cut off, tried again, its length and sum checked.
+Entry points: fetch(url, path, digest, access), and the flags, which access(args, prefix_flag) turns into how to ask.
 """
 
 import os
@@ -18,7 +18,7 @@ from urllib.request import (
     build_opener,
 )
 
-from corpora.disk import CHUNK, Progress, full_disk_named, md5_of, require_space
+from corpora.disk import CHUNK, Progress, full_disk_named, kind_of_sum, require_space, sum_of
 
 # A URLError, a reset, a time-out and a name that cannot be resolved are all OSError.
 NETWORK = (OSError, HTTPException)
@@ -89,21 +89,21 @@ def access(args, prefix_flag: str, credentials: bool = True) -> Access:
     return tries._replace(user=args.user, password=password, key=args.access_key)
 
 
-def fetch(url: str, path: Path, md5: str, access: Access) -> Progress:
-    """Fetch `url` into `path`, or check the MD5 of a file that is there; an empty `md5` is not checked.
+def fetch(url: str, path: Path, digest: str, access: Access) -> Progress:
+    """Fetch `url` into `path`, or check the sum of a file that is there: an MD5 or SHA-256, an empty one not at all.
 
     What has come lies in `path`.part until it is whole and right; the next run goes on from there.
 
     Raises:
-        ValueError: the MD5 is another one, or a web page came instead of a file.
+        ValueError: the sum is another one, or a web page came instead of a file.
         OSError: refused, not found, no network, wrong length, or no space left; the message says what to do.
     """
     if path.is_file():
-        found = (yield from md5_of(path)) if md5 else md5
-        if found != md5:
+        found = (yield from sum_of(path, kind_of_sum(digest))) if digest else digest
+        if found != digest:
             raise ValueError(
-                f"{path}: its MD5 is {found}, the list says {md5}: delete it to download it again, or put the right "
-                "file there"
+                f"{path}: its {kind_of_sum(digest)} is {found}, the list says {digest}: delete it to download it "
+                "again, or put the right file there"
             )
         return
     if urlsplit(url).scheme not in ("http", "https"):
@@ -111,13 +111,13 @@ def fetch(url: str, path: Path, md5: str, access: Access) -> Progress:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     yield from _insist(with_key(url, access.key), part, access)
-    found = (yield from md5_of(part)) if md5 else md5
-    if found != md5:
+    found = (yield from sum_of(part, kind_of_sum(digest))) if digest else digest
+    if found != digest:
         # Going on from a part that is wrong somewhere would never end well.
         part.unlink()
         raise ValueError(
-            f"{shown(url)}: came with MD5 {found}, the list says {md5}; it was deleted: run again, and if that does "
-            f"not help, put a right copy at {path} or look for another {access.prefix_flag}"
+            f"{shown(url)}: came with {kind_of_sum(digest)} {found}, the list says {digest}; it was deleted: run "
+            f"again, and if that does not help, put a right copy at {path} or look for another {access.prefix_flag}"
         )
     part.replace(path)
 

@@ -2,7 +2,6 @@
 Entry point: pack(names, root, folder, workers); finished parts are kept, so that a run cut off goes on.
 """
 
-import json
 import os
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from audio import packed
 from audio.io import read_audio
 from audio.lists import join
 from audio.names import Names
-from corpora.disk import full_disk_named
+from corpora.disk import claim, full_disk_named, write_whole
 from corpora.progress import in_parallel
 
 # Recordings in a part: some hundred MB of utterances, and 273 open files for a million of them.
@@ -33,7 +32,8 @@ def pack(names: Names, root: str, folder: str | Path, workers: int = 0) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     _, again = names.repeated()
     rows = np.setdiff1d(np.arange(len(names)), again)
-    _claim(folder, names, rows, root)
+    plan = {"recordings": len(rows), "list": f"{int(names.keys()[rows].sum()):016x}", "root": root, "part": PART}
+    claim(folder / "plan.json", plan, "packed audio of another list or folder: choose another --pack_to")
     jobs = [(names, rows[first : first + PART], root, folder, n) for n, first in enumerate(range(0, len(rows), PART))]
     todo = [job for job in jobs if not _lengths_file(folder, job[-1]).is_file()]
     for _ in in_parallel(_write_part, todo, workers, "packed audio", "part"):
@@ -41,24 +41,8 @@ def pack(names: Names, root: str, folder: str | Path, workers: int = 0) -> str:
     return _write_index(folder, names, rows, len(jobs))
 
 
-def _claim(folder, names, rows, root):
-    """Write down which list the folder is for, or check that it is for this one."""
-    plan = {"recordings": len(rows), "list": f"{int(names.keys()[rows].sum()):016x}", "root": root, "part": PART}
-    path = folder / "plan.json"
-    if not path.is_file():
-        _replace(path, json.dumps(plan).encode())
-    elif json.loads(path.read_text()) != plan:
-        raise ValueError(f"{folder} already holds packed audio of another list or folder: choose another --pack_to")
-
-
 def _lengths_file(folder, part):
     return folder / f"{packed.part_name(part)}.lengths.npy"
-
-
-def _replace(path, data):
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
 
 
 def _write_part(job):
@@ -94,7 +78,7 @@ def _write_index(folder, names, rows, count):
     parts = np.repeat(np.arange(count, dtype=np.int32), [len(each) for each in lengths])
     lengths = np.concatenate(lengths)
     good = lengths >= 0
-    _replace(folder / BAD_FILES, bad.encode())
+    write_whole(folder / BAD_FILES, bad.encode())
     if not good.any():
         raise ValueError(f"none of {len(rows)} recordings could be read: {bad.splitlines()[0].split(chr(9))[1]}")
     kept = rows[good]

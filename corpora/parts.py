@@ -8,6 +8,10 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+# the names that papers on little data use for the evaluation lists
+ALIASES = {"original": "O", "extended": "E", "hard": "H"}
+ALIASES |= {f"{alias}-clean": f"{name}-clean" for alias, name in ALIASES.items()}
+
 # beside the code, wherever the script is started
 LISTS = Path(__file__).resolve().parent.parent / "lists"
 
@@ -34,7 +38,7 @@ class Archive(NamedTuple):
 
 
 class List(NamedTuple):
-    """A train or trial list: its name on the command line, the file, how many lines, its MD5 or an empty text."""
+    """A train or trial list: its name on the command line, the file (the sum an MD5, a SHA-256 or empty), its lines."""
 
     name: str
     part: Part
@@ -56,12 +60,13 @@ def _rows(path: Path, form: str):
         yield where, fields
 
 
-def _part(where, source, md5):
+def _part(where, source, md5, sha256=False):
     name = PurePosixPath(urlsplit(source).path).name
     if not name or name.startswith("."):
         raise ValueError(f"{where}: {source!r} names no file")
-    if md5 and not re.fullmatch("[0-9a-f]{32}", md5):
-        raise ValueError(f"{where}: {md5!r} is no MD5 of 32 hexadecimal digits")
+    if md5 and not re.fullmatch("[0-9a-f]{32}" + ("|[0-9a-f]{64}" if sha256 else ""), md5):
+        also = ", nor a SHA-256 of 64" if sha256 else ""
+        raise ValueError(f"{where}: {md5!r} is no MD5 of 32 hexadecimal digits{also}")
     return Part(name, source, md5)
 
 
@@ -83,16 +88,16 @@ def read_archives(parts_file: Path, joins_file: Path | None = None) -> list[Arch
 
 
 def read_lists(path: Path) -> list[List]:
-    """Read lines `name name-or-URL lines [md5]`.
+    """Read lines `name name-or-URL lines [sum]`, the sum an MD5 or a SHA-256.
 
     Raises:
         FileNotFoundError, ValueError: missing or malformed (with the line's number).
     """
     lists = []
-    for where, (name, source, lines, *md5) in _rows(path, "name name-or-URL lines [md5]"):
+    for where, (name, source, lines, *digest) in _rows(path, "name name-or-URL lines [sum]"):
         if not lines.isdigit():
             raise ValueError(f"{where}: {lines!r} is no number of lines")
-        lists.append(List(name, _part(where, source, md5[0] if md5 else ""), int(lines)))
+        lists.append(List(name, _part(where, source, digest[0] if digest else "", sha256=True), int(lines)))
     return lists
 
 
@@ -126,13 +131,15 @@ def augment_archives(folder: str) -> list[Archive]:
 
 
 def chosen_lists(folder: str, names: str) -> list[List]:
-    """Return the lists of a comma-separated text: by name (O-clean), by file (veri_test2), or all.
+    """Return the lists of a comma-separated text: by name (O-clean, original-clean), by file
+    (veri_test2), or all.
 
     Raises:
         ValueError: an unknown name; the message has those there are.
     """
     known = read_lists(Path(folder or LISTS) / "trials.txt")
     by_name = {key: item for item in known for key in (item.name, item.part.name, item.part.name.split(".")[0])}
+    by_name |= {alias: by_name[name] for alias, name in ALIASES.items() if name in by_name}
     chosen = []
     for name in (name.strip() for name in names.split(",")):
         if name == "all":

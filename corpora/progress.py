@@ -12,10 +12,14 @@ from corpora.disk import Progress
 
 
 def follow(progress: Progress, name: str):
-    """Run a job that reports bytes to its end, with a bar."""
+    """Run a job that reports bytes to its end, with a bar; return what it returns."""
     doing = None
     with tqdm(unit="B", unit_scale=True, disable=None) as bar:
-        for activity, done, total in progress:
+        while True:
+            try:
+                activity, done, total = next(progress)
+            except StopIteration as end:
+                return end.value
             if activity != doing:
                 bar.reset(total)
                 bar.set_description(f"{name}: {activity}")

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from corpora.archives import Place
-from corpora.disk import CHUNK, Progress, full_disk_named
+from corpora.disk import CHUNK, Progress, full_disk_named, sum_of
 from corpora.download import Access, fetch
 from corpora.parts import Archive, List, url_of
 
@@ -122,15 +122,18 @@ def report(save_path: Path, made: int, there: int, failures: list[str]) -> str:
 
 
 def fetch_list(item: List, folder: Path, prefix: str, access: Access) -> Progress:
-    """Fetch a list into `folder`, or check the one that is there, by its number of lines.
+    """Fetch a list into `folder`, or check the one that is there: its number of lines, and its sum where one is known.
+
+    The generator's return value is the SHA-256 of the list.
 
     Raises:
-        ValueError: another number of lines; a list that was there is kept. What fetch raises.
+        ValueError: another number of lines or sum; a list that was there is kept. What fetch raises.
     """
     path = folder / item.part.name
     if path.is_file():
         _check_lines(path, item, "move it away to have it fetched, or choose another --save_path")
-        return
+        yield from fetch(url_of(item.part, prefix), path, item.part.md5, access)
+        return (yield from sum_of(path, "SHA-256"))
     fresh = path.with_name(path.name + ".new")
     # Without a sum nothing would tell that two versions had been pieced together.
     for old in (fresh, fresh.with_name(fresh.name + ".part")):
@@ -138,6 +141,7 @@ def fetch_list(item: List, folder: Path, prefix: str, access: Access) -> Progres
     yield from fetch(url_of(item.part, prefix), fresh, item.part.md5, access)
     _check_lines(fresh, item, f"look at it, and see {access.prefix_flag}")
     fresh.replace(path)
+    return (yield from sum_of(path, "SHA-256"))
 
 
 def _check_lines(path, item, advice):
