@@ -336,9 +336,6 @@ def test_a_sweep_of_the_real_trainer(tmp_path, tiny_corpus):
     settings["valid_list"] = settings["test_list"]
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(settings))
     flags = ("--config", tmp_path / "c.yaml", "--out", tmp_path / "out", "--array_parallelism", 2)
-    wrong = run(tree, "sweep.py", *flags, "--set", "tiny_widht=8,16")
-    assert wrong.returncode == 2 and "unknown key 'tiny_widht', nearest: tiny_width" in wrong.stderr
-    assert not (tmp_path / "out").exists()
     done = run(tree, "sweep.py", *flags, "--set", "tiny_width=8,16")
     assert done.returncode == 0, done.stdout + done.stderr
     rows = table_of(tmp_path / "out")

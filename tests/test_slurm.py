@@ -1,0 +1,108 @@
+"""A sweep as an array of a real Slurm of one node (tests/slurm/node.sh), one member cancelled and requeued."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from engine import result
+
+NODE = ROOT / "tests" / "slurm" / "node.sh"
+STAND_IN = ROOT / "tests" / "stand_in.py"
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """Start a Slurm; return the environment in which its commands find it."""
+    places = os.environ["PATH"] + ":/usr/sbin"
+    for program in ("slurmctld", "slurmd", "sbatch", "munged"):
+        if not shutil.which(program, path=places):
+            pytest.skip(f"needs a Slurm: {program} is missing (Debian packages slurm-wlm and munge)")
+    if os.getuid() != 0:
+        pytest.skip("a Slurm for tests is started as root")
+    folder = tmp_path / "slurm"
+    started = subprocess.run(["bash", NODE, "start", folder], capture_output=True, text=True)
+    try:
+        if started.returncode:
+            pytest.skip(f"Slurm does not start here: {started.stderr.strip()[-300:]}")
+        yield {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
+    finally:
+        subprocess.run(["bash", NODE, "stop", folder])
+
+
+def wait_until(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def told(out, name, pattern):
+    log = out / name / "log.txt"
+    return re.findall(pattern, log.read_text(), re.MULTILINE) if log.exists() else []
+
+
+@pytest.mark.slow
+def test_an_array_with_a_member_cancelled_and_requeued(cluster, tmp_path):
+    """Twelve runs, two at once; the first is cancelled while it runs, saves, is requeued and goes on."""
+    out = tmp_path / "out"
+    (tmp_path / "c.yaml").write_text("step_seconds: 0.1\n")
+
+    def call(*words):
+        words = [str(word) for word in words]
+        done = subprocess.run(words, cwd=tmp_path, env=cluster, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    sweep = [sys.executable, ROOT / "sweep.py", "--config", "c.yaml", "--script", STAND_IN, "--out", out]
+    grid = ["--set", "max_steps=40,4", "--set", "lr=1,2", "--set", "seed=1,2,3"]
+    asked = ["--gpus", 0, "--cpus", 1, "--memory_gb", 1, "--minutes", 5, "--signal_seconds", 10]
+    output = call(*sweep, *grid, "--launcher", "slurm", "--array_parallelism", 2, *asked)
+    job = re.search(r"submitted as array job (\d+)", output).group(1)
+    names = [Path(line).name for line in (out / "runs.txt").read_text().splitlines()]
+    assert len(names) == 12
+    wait_until(lambda: told(out, names[0], "^step 2$") and told(out, names[1], "^start"))
+    call("scancel", f"{job}_0")
+    wait_until(lambda: "JobState=CANCELLED" in call("scontrol", "show", "job", f"{job}_0"))
+    assert result.read(out / names[0]) is None and not told(out, names[0], "^step 40$")
+    call("scontrol", "requeue", f"{job}_0")
+    # else a requeued job waits for two minutes
+    call("scontrol", "update", f"jobid={job}_0", "starttime=now")
+    wait_until(lambda: all(result.read(out / name) for name in names), 120)
+    assert {result.read(out / name)["status"] for name in names} == {"done"}
+    assert {name for name in names if len(told(out, name, "^start")) > 1} == {names[0]}
+    steps = told(out, names[0], r"^step (\d+)$")
+    assert len(told(out, names[0], "^start")) == 2 and steps == [str(n) for n in range(1, 41)]
+    assert "best by val_eer" in call(sys.executable, ROOT / "sweep.py", "--collect", out)
+    rows = (out / "results.csv").read_text().splitlines()
+    assert len(rows) == 13 and all(",done," in row for row in rows[1:])
+    # the same command has nothing left to submit
+    assert "0 to run" in call(*sweep, *grid, "--launcher", "slurm", *asked)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_told_of_the_time_limit_saves_and_queues_itself_again(cluster, tmp_path):
+    out = tmp_path / "out"
+    (tmp_path / "c.yaml").write_text("step_seconds: 0.1\nmax_steps: 40\n")
+
+    def call(*words):
+        words = [str(word) for word in words]
+        return subprocess.run(words, cwd=tmp_path, env=cluster, capture_output=True, text=True, check=True).stdout
+
+    words = [sys.executable, ROOT / "sweep.py", "--config", "c.yaml", "--script", STAND_IN, "--out", out]
+    output = call(*words, "--launcher", "slurm", "--gpus", 0, "--cpus", 1, "--memory_gb", 1, "--minutes", 5)
+    member = re.search(r"submitted as array job (\d+)", output).group(1) + "_0"
+    wait_until(lambda: told(out, "000_c", "^step 2$"))
+    # what --signal=B:USR1 does before the limit, which Slurm looks at only twice a minute
+    call("scancel", "--batch", "--signal=USR1", member)
+    wait_until(lambda: "Restarts=1" in call("scontrol", "show", "job", member))
+    assert result.read(out / "000_c") is None
+    call("scontrol", "update", f"jobid={member}", "starttime=now")
+    wait_until(lambda: result.read(out / "000_c"))
+    assert told(out, "000_c", r"^step (\d+)$") == [str(n) for n in range(1, 41)]
