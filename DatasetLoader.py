@@ -316,6 +316,11 @@ def eval_loader(
     return DataLoader(dataset, batch_size=size, shuffle=False, **_workers(min(workers, len(paths)), keep=False))
 
 
+def batch_loader(dataset: Dataset, workers: int) -> DataLoader:
+    """Return a loader of a dataset whose items are whole batches, in their order."""
+    return DataLoader(dataset, batch_size=None, shuffle=False, **_workers(min(workers, len(dataset)), keep=False))
+
+
 def _workers(count, keep=True):
     settings = {"num_workers": count, "pin_memory": torch.cuda.is_available(), "worker_init_fn": _start_worker}
     if count:

@@ -315,10 +315,10 @@ def report(args, table, test, made, tools, cohort_text, fitted, short, speakers,
         unit = "speakers" if sides is not None else "trials (the paths name no speakers)"
         print(f"95 % intervals: {args.bootstrap} bootstrap replicates over {unit}")
     print("Cllr in bits takes scores for natural-log likelihood ratios, which before PLDA or calibration they are not")
-    cut = table.meta.get("cut") or [0, 0, 0, 0, 1]
+    options = table.meta.get("options", {})
     line = trials.protocol_line(
-        f"{Path(args.test_list).name} (sha256 {test.hash})", len(test.pairs), len(test.names), cut[4],
-        round(100 * cut[3]), args.score, True, cohort_text, args.eer_method,
+        f"{Path(args.test_list).name} (sha256 {test.hash})", len(test.pairs), len(test.names), options.get("num_crops", 1),
+        round(100 * options.get("crop_seconds", 0)), args.score, True, cohort_text, args.eer_method,
     )  # fmt: skip
     print(line)
     summary.write_rows(folder / "table.csv", rows, ("step",))
