@@ -48,7 +48,7 @@ def add_arguments(parser):
     training.add_argument(
         "--tri_stage_ratios",
         type=float,
-        nargs=3,
+        nargs="+",
         default=[0.1, 0.4, 0.5],
         help="tri_stage: shares of warm-up, constant rate and decay in the steps of the run",
     )

@@ -58,6 +58,26 @@ CASES = {
         ),
         Case("more bad files than there can be", train(max_bad_files=101), "--max_bad_files 101.0: must be"),
         Case("an average that keeps more than all", train(ema=1.5), "--ema 1.5"),
+        Case("evaluations before the first step", train(test_interval_steps=-1), "--test_interval_steps -1: must be"),
+        Case("no cycle", train(scheduler="cyclic", cycles=0), "--cycles 0: must be at least 1"),
+        Case("a cohort of one", train(cohort_size=1), "--cohort_size 1: must be at least 2"),
+        Case("a part that no parameter is of", train(freeze="convv=5"), "--freeze: no parameter is called convv"),
+        Case("a part without a factor", train(lr_groups="conv"), "--lr_groups conv: every part needs a factor"),
+        Case("a word for a number of steps", train(freeze="conv=soon"), "'conv=soon' is no PART=NUMBER"),
+        Case("two last learning rates", train(scheduler="exp_decay", final_lr=1e-6, final_lr_ratio=0.1), "give one"),
+        Case(
+            "stages that are not the whole",
+            train(scheduler="tri_stage", set="tri_stage_ratios=0.1 0.1 0.1"),
+            "--tri_stage_ratios 0.1 0.1 0.1: three shares with the sum 1 are needed",
+        ),
+        Case("two stages", train(set="tri_stage_ratios=0.5 0.5", scheduler="tri_stage"), "three shares with the sum"),
+        Case("a size of wav2vec 2.0 that does not exist", train(model="Wav2Vec2", size="huge"), "--size"),
+        Case(
+            "a pooling that does not exist",
+            train(model="Wav2Vec2", size="tiny", pooling="median"),
+            "encoder_type 'median'",
+        ),
+        Case("a front end that does not exist", train(model="ECAPA", front_end="mel"), "--front_end"),
     ],
     "Config files": [
         Case("no such file", train(config="gone.yaml"), "--config gone.yaml: no such file"),
@@ -88,6 +108,17 @@ CASES = {
         Case("speed factors that are words", train(speed_perturb="fast"), "--speed_perturb fast"),
         Case("`--augment` without MUSAN", train(augment=True, musan_path=at("gone")), "--musan_path"),
         Case("a MUSAN folder that is empty", train(augment=True, musan_path=folder("musan")), "--musan_path"),
+        Case("more cycles than steps", train(scheduler="cyclic", max_steps=3), "3 steps are too few"),
+        Case(
+            "fewest masks above most", train(spec_augment=True, time_masks_least=3), "--time_masks_least 3 is more than"
+        ),
+        Case("masks before norm but no masks", train(spec_augment_before_norm=True), "give that too"),
+        Case(
+            "masks before a norm that there is not",
+            train(spec_augment=True, spec_augment_before_norm=True),
+            "--spec_augment_before_norm: models/Tiny.py lacks raw_features()",
+        ),
+        Case("a further test list that is missing", train(additional_test_sets="gone.txt"), "gone.txt: no such file"),
         Case("statistics over cards on the CPU", train(sync_bn=True), "--sync_bn works over several CUDA processes"),
         Case("no card", train(device="cuda"), "sees no GPU; use --device cpu", patch=no_card),
         Case("a device that does not exist", train(device="tpu9"), "--device tpu9"),
@@ -174,6 +205,22 @@ CASES = {
             "of another network than asked for",
             judge(lambda place: place.trained / "checkpoints" / "last.pt", model="VGGVox"),
             "holds models.Tiny, not --model VGGVox",
+        ),
+        Case(
+            "without a cohort, which a normalisation needs",
+            judge(lambda place: place.trained / "checkpoints" / "last.pt", score_norm="as-norm"),
+            "last.pt holds no cohort: train with --enroll_training_data",
+        ),
+        Case(
+            "of a network that nothing names", judge(saved(lambda p: p["state_dict"])), "does not say what network it"
+        ),
+        Case(
+            "of torchaudio for another network", train(initial_model="torchaudio:X"), "has no weights of this network"
+        ),
+        Case(
+            "of torchaudio that does not exist",
+            train(model="Wav2Vec2", size="tiny", initial_model="torchaudio:WAV2VEC2_SMALL"),
+            "WAV2VEC2_SMALL",
         ),
         Case(
             "of another network to start from",
