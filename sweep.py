@@ -155,15 +155,15 @@ def main():
     if args.task:
         return run_task(args)
     runs = runs_of(args, parts)
+    label = args.tag or parts["tag"]
+    name = Path(args.sweep or runs[0].config).stem + (f"_{label}" if label and not args.sweep else "")
+    folder = Path(args.out or Path("exps") / sweeps.plain_name(name)).absolute()
+    if sweep_folder.read_plan(folder) and args.resume == "never":
+        raise ValueError(f"--resume never: --out {folder} already holds a sweep; choose another")
     check_flags(args.script, runs)
     if args.dry_run:
         print("\n".join([f"{len(runs)} runs:", *(run.name for run in runs)]))
         return 0
-    label = args.tag or parts["tag"]
-    name = Path(args.sweep or runs[0].config).stem + (f"_{label}" if label and not args.sweep else "")
-    folder = Path(args.out or Path("exps") / sweeps.plain_name(name)).absolute()
-    if args.resume == "never" and sweep_folder.read_plan(folder):
-        raise ValueError(f"--resume never: --out {folder} already holds a sweep; choose another")
     folder.mkdir(parents=True, exist_ok=True)
     lock = sweep_folder.take_lock(folder / sweep_folder.LOCK)
     if lock is None:
