@@ -96,7 +96,18 @@ def test_files_of_torchaudio_fine_tuned_ones_too(prefix):
     assert kwargs == {"size": "tiny"} and not unexpected
     assert missing and all(name.startswith(MainModel.MISSING_OK) for name in missing)
     assert torch.equal(network(waves()), trained(waves()))
+
+
+def test_weights_of_something_else_are_not_known():
+    weights = make().wav2vec2.state_dict()
     assert MainModel.from_foreign({"encoder.weight": torch.zeros(2)}) is None
+    for name in (
+        "encoder.feature_projection.projection.weight",
+        "encoder.transformer.pos_conv_embed.conv.parametrizations.weight.original1",
+        "feature_extractor.conv_layers.1.conv.weight",
+    ):
+        assert MainModel.from_foreign(weights) is not None
+        assert MainModel.from_foreign(weights | {name: torch.zeros(3)}) is None, name
 
 
 @pytest.mark.parametrize("size", ["base", "large", "large_lv60"])

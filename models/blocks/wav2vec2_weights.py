@@ -50,7 +50,7 @@ def from_foreign(weights):
             renamed[f"wav2vec2.{own}"] = tensor
     try:
         return _arguments(renamed), renamed
-    except KeyError:
+    except (LookupError, ValueError, ZeroDivisionError):  # a tensor is missing, or is of another number of dimensions
         return None
 
 
@@ -80,7 +80,7 @@ def _arguments(weights):
     for name, sizes in SIZES.items():
         if found == {key: value for key, value in sizes.items() if key != "encoder_num_heads"}:
             return {"size": name}
-    return {"size": "base", "sizes": {**found, "encoder_num_heads": HEADS.get(dim, max(1, dim // 64))}}
+    return {"size": "base", "sizes": {**found, "encoder_num_heads": HEADS.get(dim, 1 if dim % 64 else dim // 64)}}
 
 
 def pretrained(name):
