@@ -198,6 +198,10 @@ def make_tools(args, table: Table, test: lists.TrialList) -> tuple[steps.Tools, 
     if shared:
         print(f"warning: {len(shared)} speakers of the cohort are in {args.test_list}, e.g. {shared[0]}")
     top = norms.cohort_size(args.score_norm, args.cohort_size, len(cohort))
+    if not top and args.score_norm in ("as-norm", "as-norm2"):
+        print(
+            f"the cohort has {len(cohort)} members, no more than are to be taken: {args.score_norm} takes all (s-norm)"
+        )
     source = f"{Path(args.cohort).name}{f' by {Path(args.cohort_list).name}' if args.cohort_list else ''}"
     text = f"{len(cohort)} {'speakers' if speakers else 'recordings'} of {source}, {f'top {top}' if top else 'all'}"
     used = text if args.score_norm == "none" else f"{text}, {args.score_norm}"
@@ -316,9 +320,10 @@ def report(args, table, test, made, tools, cohort_text, fitted, short, speakers,
         print(f"95 % intervals: {args.bootstrap} bootstrap replicates over {unit}")
     print("Cllr in bits takes scores for natural-log likelihood ratios, which before PLDA or calibration they are not")
     options = table.meta.get("options", {})
+    crops, frames = options.get("num_crops", 1), round(100 * options.get("crop_seconds", 0))
     line = trials.protocol_line(
-        f"{Path(args.test_list).name} (sha256 {test.hash})", len(test.pairs), len(test.names), options.get("num_crops", 1),
-        round(100 * options.get("crop_seconds", 0)), args.score, True, cohort_text, args.eer_method,
+        f"{Path(args.test_list).name} (sha256 {test.hash})", len(test.pairs), len(test.names), crops, frames,
+        args.score, True, cohort_text, args.eer_method,
     )  # fmt: skip
     print(line)
     summary.write_rows(folder / "table.csv", rows, ("step",))
