@@ -94,6 +94,7 @@ def smoothed(rows: np.ndarray, freedom: int) -> tuple[np.ndarray, float]:
 
 
 def _shrink(covariance: np.ndarray, shrinkage: float) -> np.ndarray:
+    """Return a covariance moved towards a multiple of the identity of the same trace."""
     size = len(covariance)
     return (1 - shrinkage) * covariance + shrinkage * np.trace(covariance) / size * np.eye(size)
 
@@ -125,19 +126,19 @@ def whitening(means: np.ndarray, residuals: np.ndarray) -> np.ndarray:
 def plda(vectors: np.ndarray, labels: np.ndarray, iterations: int = ITERATIONS):
     """Fit x = centre + speaker + residue with Gaussian speakers and residues; return centre, basis and between.
 
-    EM with exact posteriors for speakers of different numbers of files. At the end both covariances are shrunk as far
-    as Ledoit and Wolf find for residuals and speaker means.
+    EM with exact posteriors for speakers of different numbers of files. The scatter of the residuals is shrunk before,
+    the covariance between speakers at the end, as far as Ledoit and Wolf find for residuals and speaker means.
     """
     vectors = np.asarray(vectors, dtype=np.float64)
     means, counts, residuals = scatter(vectors, labels)
     files, speakers = len(vectors), len(means)
     centre = means.mean(0)
-    within, within_shrinkage = smoothed(residuals, files - speakers)
+    within, _ = smoothed(residuals, files - speakers)
     spread, between_shrinkage = smoothed(means - centre, speakers - 1)
     # the means spread by speakers and by what is left of the residues; half of it remains where that leaves nothing
     values, directions = eigh(spread - within * np.mean(1 / counts), within)
     between = within @ directions * np.maximum(values, 1e-3) @ directions.T @ within
-    inner = residuals.T @ residuals
+    inner = within * (files - speakers)
     for _ in range(iterations):
         values, basis = eigh(between, within)
         values = np.maximum(values, 0)
@@ -150,7 +151,7 @@ def plda(vectors: np.ndarray, labels: np.ndarray, iterations: int = ITERATIONS):
         own = (left * counts[:, None]).T @ left + np.diag((counts[:, None] * variance).sum(0))
         within = (inner + dual @ own @ dual.T) / files
         centre = centre + (counts[:, None] * left).sum(0) / files @ dual.T
-    values, basis = eigh(_shrink(between, between_shrinkage), _shrink(within, within_shrinkage))
+    values, basis = eigh(_shrink(between, between_shrinkage), within)
     return centre, basis, np.maximum(values, 0)
 
 
