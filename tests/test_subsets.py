@@ -205,8 +205,8 @@ def test_speakers_without_new_pairs_leave_and_too_few_pairs_are_an_error(tmp_pat
 def test_published_lists_have_the_stored_counts(tmp_path, prepare, capsys):
     prepare("--subset_list", *sorted(TINY.glob("*.txt.gz")))
     printed = capsys.readouterr().out
-    found = {name: subsets.read_corpus(tmp_path / f"{name}.txt") for name in
-             ("tiny_few_train", "tiny_few_val", "tiny_many_low_train", "tiny_many_high_train", "tiny_many_val")}  # fmt: skip
+    names = ("few_train", "few_val", "many_low_train", "many_high_train", "many_val")
+    found = {f"tiny_{name}": subsets.read_corpus(tmp_path / f"tiny_{name}.txt") for name in names}
     few, many = FACTS["few_subset_on_voxceleb2"], FACTS["many_subsets_on_voxceleb2"]
     for name, facts in (("few", few), ("many_low", many["low"]), ("many_high", many["high"])):
         train = found[f"tiny_{name}_train"]
