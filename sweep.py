@@ -55,7 +55,7 @@ def make_flags():
     )
     parser.add_argument("--tag", default="", help="label of the runs")
     parser.add_argument(
-        "--out", default="", help="folder of the sweep (default: exps/ and the name of FILE, and the tag)"
+        "--out", default="", help="folder of the sweep (default: exps/sweep_ and the name of FILE, and the tag)"
     )
     parser.add_argument("--launcher", choices=("local", "slurm"), default="local", help="where the runs run")
     parser.add_argument(
@@ -157,7 +157,7 @@ def main():
     runs = runs_of(args, parts)
     label = args.tag or parts["tag"]
     name = Path(args.sweep or runs[0].config).stem + (f"_{label}" if label and not args.sweep else "")
-    folder = Path(args.out or Path("exps") / sweeps.plain_name(name)).absolute()
+    folder = Path(args.out or Path("exps") / f"sweep_{sweeps.plain_name(name)}").absolute()
     if sweep_folder.read_plan(folder) and args.resume == "never":
         raise ValueError(f"--resume never: --out {folder} already holds a sweep; choose another")
     check_flags(args.script, runs)

@@ -22,9 +22,12 @@ def sweep_plot(path, panels: dict[str, dict[str, dict[float, list[float]]]], met
         axes = figure.add_subplot(1, len(panels), number)
         for colour, (name, points) in enumerate(sorted(lines.items())):
             _draw_line(axes, f"C{colour % 10}", name, points)
-        if all(x > 0 for points in lines.values() for x in points):
+        values = sorted({x for points in lines.values() for x in points})
+        if values[0] > 0:
             axes.set_xscale("log")
-        axes.set(xlabel=label, ylabel=f"{metric.replace('_', ' ')} (%)")
+        axes.set_xticks(values, [f"{x:g}" for x in values], rotation=45 if len(values) > 6 else 0)
+        axes.minorticks_off()
+        axes.set(xlabel=label, ylabel=f"{metric.replace('_', ' ').replace('eer', 'EER')} (%)")
         axes.grid(color="0.92", linewidth=0.6)
         if len(lines) > 1:
             axes.legend(fontsize=7)

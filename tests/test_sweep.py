@@ -250,6 +250,16 @@ def test_a_sweep_file_its_options_and_what_the_command_line_changes(config, tmp_
     assert (tmp_path / "out" / "summary.md").read_text().startswith("A title\n\n|")
 
 
+def test_the_sweep_file_of_the_page_is_one(tmp_path):
+    text = (ROOT / "docs" / "sweep.md").read_text().partition("```yaml\n")[2].partition("```")[0]
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "demo.yaml").write_text((ROOT / "configs" / "demo.yaml").read_text())
+    (tmp_path / "sweeps" / "s.yaml").write_text(text)
+    words = [sys.executable, ROOT / "sweep.py", "--sweep", tmp_path / "sweeps" / "s.yaml", "--dry_run"]
+    done = subprocess.run(list(map(str, words)), cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "6 runs:\n000_cosine-seed1\n" in done.stdout, done.stderr
+
+
 # ---------------------------------------------------------------- tables
 
 
