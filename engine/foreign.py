@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from engine import checkpoint, registry
+from engine import checkpoint, distributed, registry
 
 # --initial_model torchaudio:NAME fetches the weights of torchaudio's own pipeline
 PIPELINE = "torchaudio:"
@@ -40,7 +40,10 @@ def load_into(net: torch.nn.Module, path: str | Path, **options) -> list[str]:
     if str(path).startswith(PIPELINE):
         if not hasattr(network, "pretrained"):
             raise ValueError(f"--initial_model {path}: torchaudio has no weights of this network")
-        weights = _outer(network.pretrained(str(path).removeprefix(PIPELINE)))
+        name = str(path).removeprefix(PIPELINE)
+        # one rank downloads, the others then find the file in torch's cache
+        distributed.from_main(lambda: network.pretrained(name) and None)
+        weights = _outer(network.pretrained(name))
     else:
         weights, card = checkpoint.weights_of(checkpoint.read(path), path)
         found = network.from_foreign(_inner(weights)) if not card and hasattr(network, "from_foreign") else None

@@ -19,7 +19,7 @@ import soundfile
 import torch
 from conftest import ROOT
 from tree import copy_tree, run, train_flags
-from wrong_cases import BAD, CASES
+from wrong_cases import BAD
 from wrong_inputs import Place, judge, train
 
 import loss
@@ -28,6 +28,12 @@ import trainSpeakerNet
 from engine import distributed, registry
 from engine.args import parse, parse_bool
 from engine.log import run_main
+
+# The cases of all parts, under one heading where they are of one script.
+CASES = {}
+for part in ("", "_wav2vec2", "_data", "_scoring", "_sweep"):
+    for title, cases in importlib.import_module(f"wrong_cases{part}").CASES.items():
+        CASES.setdefault(title, []).extend(cases)
 
 TABLE = ROOT / "docs" / "wrong_input.md"
 ROWS = {}
