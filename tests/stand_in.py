@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, os.environ.get("SWEEP_ROOT", str(Path(__file__).resolve().parent.parent)))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from engine import result
 from engine.args import add_bool, make_parser, parse
