@@ -126,7 +126,7 @@ class EpochSampler:
             own = list(batches[:, self.rank * self.batch_size : (self.rank + 1) * self.batch_size])
             rest = len(self.labels) - batches.shape[0] * self.batch_size
             if self.keep_last and rest:
-                unused = np.setdiff1d(np.arange(len(self.labels)), batches)
+                unused = np.setdiff1d(np.arange(len(self.labels)), batches.reshape(-1), assume_unique=True)
                 own.append(unused[:, None])
             self.batches = own
             return

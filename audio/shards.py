@@ -220,5 +220,6 @@ def find(path: str):
 
 def missing(shards: Shards, path: str) -> str:
     """Return the line for a recording that no shard holds."""
-    also = f"; {len(shards.problems)} were skipped, e.g. {shards.problems[0]}" if shards.problems else ""
-    return f"{path}: not in the {len(shards.paths)} shards of {shards.folder}{also}"
+    damaged = len(shards.problems)
+    also = f", {damaged} of the {damaged + len(shards.paths)} were damaged and skipped" if damaged else ""
+    return f"{path}: not in the shards of {shards.folder}{also}"

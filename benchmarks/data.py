@@ -30,8 +30,10 @@ from audio.io import AudioFile
 from audio.names import Names
 from audio.packed import Pack
 from audio.samplers import EpochSampler
+from audio.shards import Shards
 from benchmarks._table import in_new_process, machine, seconds_of, table
-from corpora import packing
+from corpora import packing, sharding
+from engine.args import make_parser
 from engine.log import run_main
 
 
@@ -70,14 +72,25 @@ def dataset_of(utterances, args, place, speeds="", augment=False, workers=0):
     return loader, next(iter(loader.batch_sampler))
 
 
-def reading(utterances, packed, args) -> list[list]:
-    """Time single crops of the four ways of reading, without anything around them."""
+def write_shards(utterances, folder: Path) -> str:
+    """Write the recordings of a list as shards into a folder; return a line."""
+    parser = make_parser("shards")
+    parser.add_argument("--shard", default=utterances.name)
+    sharding.add_arguments(parser)
+    flags = {"workers": 1, "seed": 1, "shard_from": utterances.root, "shard_to": str(folder), "samples_per_shard": 1000}
+    return sharding.shard(argparse.Namespace(**{**vars(parser.parse_args([])), **flags}))
+
+
+def reading(utterances, packed, sharded, args) -> list[list]:
+    """Time single crops of the five ways of reading, without anything around them."""
     length, count = crop_samples(args.max_frames), min(400, len(utterances.labels))
     paths = [utterances.path(i) for i in range(count)]
     pack = Pack(packed.root)
     rows = pack.rows(packed.paths)
     lengths = [int(pack.lengths[row]) for row in rows[:count]]
     starts = [int(u * max(0, n - length)) for u, n in zip(np.random.default_rng(0).random(count), lengths)]
+    shards = Shards(sharded.root)
+    places = shards.rows(sharded.paths)[:count].tolist()
     out = np.empty((count, length), np.int16)
 
     def whole(kind, some):
@@ -95,11 +108,18 @@ def reading(utterances, packed, args) -> list[list]:
             crop = pack.read(rows[i], starts[i], length)
             out[i, : len(crop)] = crop
 
+    def by_offset():
+        for i in range(count):
+            with AudioFile(sharded.path(i)) if not shards.is_int16(places[i]) else shards.open(places[i]) as audio:
+                crop = audio.read(starts[i], length)
+            out[i, : len(crop)] = crop
+
     few = min(count, 40)
     ways = [
         ("whole file, float64", lambda: whole("float64", few), few),
         ("whole file, int16", lambda: whole("int16", few), few),
         ("seek to the crop", seek, count),
+        ("shards, by offset", by_offset, count),
         ("packed int16", mapped, count),
     ]
     return rates(ways, args)
@@ -111,10 +131,10 @@ def rates(ways, args):
     return [[name, f"{rate:,.0f}", f"{rate / found[0][1]:.1f}"] for name, rate in found]
 
 
-def batches(utterances, packed, args) -> list[list]:
+def batches(utterances, packed, sharded, args) -> list[list]:
     """Time whole batches as a loader process makes them."""
     ways = []
-    for source, name in ((utterances, "files"), (packed, "packed")):
+    for source, name in ((utterances, "files"), (sharded, "shards"), (packed, "packed")):
         for what, options in (
             ("plain", {}),
             ("augmented, crop by crop", {"augment": True, "place": "crop"}),
@@ -225,11 +245,13 @@ def main():
         args.musan_path, args.rir_path = args.musan_path or folder / "musan", args.rir_path or folder / "rirs"
         print(packing.pack(utterances.paths, utterances.root, folder / "packed", 1))
         packed = lists.TrainList(**{**vars(utterances), "root": str(folder / "packed")})
+        print(write_shards(utterances, folder / "shards"))
+        sharded = lists.TrainList(**{**vars(utterances), "root": str(folder / "shards")})
         samples = f"crops of {crop_samples(args.max_frames) / 16000:.2f} s"
         what = args.train_list or f"{args.files} recordings of {args.seconds:g} s, 16-bit WAV"
         print(f"{machine()}, 1 thread, medians of {args.repeats}\n{what}; {samples}, the files in the page cache\n")
-        print(table(["reading a crop", "crops/s", "factor"], reading(utterances, packed, args)), "\n")
-        print(table(["making a batch", "crops/s", "factor"], batches(utterances, packed, args)), "\n")
+        print(table(["reading a crop", "crops/s", "factor"], reading(utterances, packed, sharded, args)), "\n")
+        print(table(["making a batch", "crops/s", "factor"], batches(utterances, packed, sharded, args)), "\n")
         path = big_list(folder)
         print(table(["list of VoxCeleb2's size", "time", ""], lists_and_sampler(path, args)), "\n")
         print(table(["loader processes", "crops/s", "memory of each alone"], workers(packed, path, args)))

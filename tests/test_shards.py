@@ -201,7 +201,7 @@ def test_samples_are_found_by_their_names_and_read_by_offset(sharded, tiny_corpu
         assert (read_audio(sharded / name) == whole).all()
         with AudioFile(str(sharded / name)) as audio:
             assert (audio.read(500, 77) == whole[500:577]).all() and len(audio.read(14390, 99)) == 10
-    with pytest.raises(ValueError, match="gone.wav: not in the 4 shards of"):
+    with pytest.raises(ValueError, match="gone.wav: not in the shards of"):
         AudioFile(str(sharded / "spk0/gone.wav"))
     with pytest.raises(ValueError, match="no such file"):
         AudioFile(str(sharded.parent / "spk0/gone.wav"))
@@ -258,7 +258,7 @@ def test_a_damaged_shard_is_reported_and_skipped(copied, tiny_corpus, tmp_path):
     # by a list its samples are missing
     listed = read_train_list(tiny_corpus / "train.txt", str(copied))
     assert any("000001.tar" in note for note in listed.notes)
-    with pytest.raises(ValueError, match="not in the 3 shards of .*; 1 were skipped, e.g. .*000001.tar: a truncated"):
+    with pytest.raises(ValueError, match="not in the shards of .*copied, 1 of the 4 were damaged and skipped"):
         for i in range(32):
             AudioFile(listed.path(i))
     for path in copied.glob("*.tar"):
