@@ -17,6 +17,8 @@ SMALLER = {
     "dataprep.py --synthetic": " --speakers 40 --sessions 2 --utterances 1 --seconds 1 --workers 1",
     "trainSpeakerNet.py": " --set max_steps=2 --set batch_size=8 --set bootstrap=20 --set nDataLoaderThread=0",
     "tuneThreshold.py": " --bootstrap 20",
+    "score.py": " --bootstrap 20",
+    "extract_embeddings.py": " --nDataLoaderThread 0",
 }
 # 40 voices less 10 and 10 held out, where the page speaks of 100
 REPLACED = {"keep_head_rows=80": "keep_head_rows=20", "max_frames=220": "max_frames=120"}
@@ -28,7 +30,14 @@ def blocks(path, language):
     return [body for mark, body in zip(parts[1::4], parts[2::4]) if mark == language]
 
 
-@pytest.mark.parametrize("page", ["docs/speaker.md"])
+# What a page's commands must have made.
+PAGES = {
+    "docs/speaker.md": "exps/mine_test/thresholds/det.png",
+    "docs/lowresource.md": "exps/ecapa_small/scores/report.json",
+}
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_every_command_of_the_page_runs(page, tmp_path):
     tree = copy_tree(tmp_path)
     (tree / "configs").symlink_to(ROOT / "configs")
@@ -50,14 +59,16 @@ def test_every_command_of_the_page_runs(page, tmp_path):
             command = command.replace(long, short)
         done = subprocess.run(command.split(), cwd=tree, env=environment, capture_output=True, text=True, timeout=200)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    assert (tree / "exps" / "mine_test" / "thresholds" / "det.png").exists()
+    assert (tree / PAGES[page]).exists()
     snippets = [code for code in blocks(ROOT / page, "python") if not code.startswith("# ")]
     for code in snippets:
         done = subprocess.run([sys.executable, "-c", code], cwd=tree, env=environment, capture_output=True, text=True)
         assert done.returncode == 0 and done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("page", ["docs/speaker.md", "docs/data.md", "docs/cluster.md", "README.md"])
+@pytest.mark.parametrize(
+    "page", ["docs/speaker.md", "docs/data.md", "docs/cluster.md", "docs/lowresource.md", "docs/sweep.md", "README.md"]
+)
 def test_commands_that_need_a_corpus_at_least_parse(page):
     for block in blocks(ROOT / page, "") + blocks(ROOT / page, "bash"):
         for line in block.replace("\\\n", " ").splitlines():
