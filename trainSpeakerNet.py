@@ -205,7 +205,7 @@ def train(args):
 
     parameters = groups.parameter_groups(net, args.lr_groups, args.lr)
     optimizer = registry.build(registry.load("optimizer", args.optimizer), vars(args), parameters)
-    freezer = groups.Freezer(net, frozen_parts(net, args))
+    freezer = groups.freezer_of(net, args.freeze)
     freezer.set_step(0)
     if freezer.parts:
         log.line(freezer.describe())
@@ -291,12 +291,6 @@ def valid_crops(args) -> tuple[int, int]:
     """Return frames of 10 ms and number of crops per file of the validation list."""
     frames = args.eval_frames if args.valid_frames is None else args.valid_frames
     return frames, args.num_eval if args.valid_num_eval is None else args.valid_num_eval
-
-
-def frozen_parts(net, args) -> dict:
-    """Return {beginning of a name: steps or None} of what does not learn: what the network says, and --freeze."""
-    own = net.__S__.freezing() if hasattr(net.__S__, "freezing") else {}
-    return groups.find_parts(net, {**own, **groups.parse_parts(args.freeze, "--freeze")}, "--freeze")
 
 
 def end(state, args, card, started, status, metrics, error=None):

@@ -1,5 +1,5 @@
 """Parts of a network by the beginning of their parameters' names: learning rates of their own, frozen for some steps.
-Entry points: parameter_groups, Freezer, parse_parts (both flags), add_arguments.
+Entry points: parameter_groups, freezer_of, add_arguments; parse_parts and find_parts serve both flags.
 """
 
 from collections.abc import Mapping
@@ -123,3 +123,9 @@ class Freezer:
             for part, steps in self.parts.items()
         ]
         return f"frozen: {', '.join(words)}"
+
+
+def freezer_of(module: torch.nn.Module, text: str) -> Freezer:
+    """Return the Freezer of a network with its loss: what the network says itself by freezing(), and --freeze."""
+    own = module.__S__.freezing() if hasattr(module.__S__, "freezing") else {}
+    return Freezer(module, find_parts(module, {**own, **parse_parts(text, "--freeze")}, "--freeze"))
