@@ -19,6 +19,8 @@ files alone. docs/data.md explains them step by step.
 
 from pathlib import Path
 
+import numpy as np
+
 from audio.lists import read_recordings
 from corpora import (
     archives,
@@ -133,6 +135,9 @@ def make_flags():
         choices=("equal", "different"),
         default="equal",
         help="validation of --split: equal: some recordings of every speaker; different: all of the last speakers",
+    )
+    group.add_argument(
+        "--split_list", default="", metavar="FILE", help="validation by identifier, plain or .gz, in place of a draw"
     )
     group.add_argument("--split_ratio", type=float, default=0.01, help="share of every speaker's files to be exceeded")
     group.add_argument("--split_speakers", type=int, default=40, help="speakers of --split_mode different")
@@ -249,7 +254,11 @@ def write_list(args, name, text, line):
 def split(args):
     """Split a train list into one for training and one for validation."""
     corpus = subsets.read_corpus(args.split)
-    held_out = subsets.split(corpus, args)
+    if args.split_list:
+        text, _ = id_lists.convert(args.split_list, args.id_suffix, corpus.paths)
+        held_out = np.isin(corpus.paths, text.split()[1::2])
+    else:
+        held_out = subsets.split(corpus, args)
     for name, chosen in (("full_train.txt", ~held_out), ("full_val.txt", held_out)):
         write_list(args, name, subsets.list_text(corpus, chosen), subsets.describe(corpus, chosen))
 

@@ -4,6 +4,7 @@ Entry points: convert(path, suffix, known), names_and_speakers(path), contents_o
 
 import gzip
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ def name_of(path: str | Path) -> str:
     return f"{Path(path).name.removesuffix('.gz').removesuffix('.txt')}.txt"
 
 
-def convert(path: str | Path, suffix: str = ".wav", known: Names | None = None) -> tuple[str, str]:
+def convert(path: str | Path, suffix: str = ".wav", known: Iterable[str] | None = None) -> tuple[str, str]:
     """Return the text of a list of this project, and a line that says what it holds.
 
     Lines `speaker/recording/utterance` become `speaker path`; lines `label file file` a trial list. `suffix` is put
@@ -91,7 +92,7 @@ def _refuse_unknown(path, files, known):
     missing = sorted(set(files) - set(known))
     if missing:
         raise ValueError(
-            f"{path}: {len(missing)} of {len(set(files))} utterances are not in the list of --subset_from, e.g. "
+            f"{path}: {len(missing)} of {len(set(files))} utterances are not in the list they are chosen from, e.g. "
             f"{missing[0]}"
         )
 

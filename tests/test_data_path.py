@@ -260,6 +260,16 @@ def test_where_augmentation_is_computed():
         DatasetLoader.augment_place("cuda", cpu)
 
 
+def test_where_a_training_crop_lies():
+    from audio.crops import train_start
+
+    draws = [i / 100 for i in range(100)]
+    found = {mode: {train_start(u, 1050, 100, mode) for u in draws} for mode in ("start", "end", "random_contiguous")}
+    assert found == {"start": {0}, "end": {950}, "random_contiguous": {100 * i for i in range(10)}}
+    assert {train_start(u, 100, 100, mode) for u in draws for mode in found} == {0}
+    assert {train_start(u, 30, 100, mode) for u in draws for mode in (*found, "random")} == {0}
+
+
 # ---------------------------------------------------------------- unreadable recordings
 
 

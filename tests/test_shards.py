@@ -15,6 +15,7 @@ import pytest
 import soundfile
 import torch
 import webdataset
+from fuzz import fuzz
 from test_data_path import args_of
 from test_resume import STEPS, differences, last
 from tree import copy_tree, train_flags
@@ -244,6 +245,17 @@ def test_every_way_of_cutting_a_shard_is_noticed(copied):
     path.write_bytes(content[: 2 * 512] + b"x" * 512 + content[3 * 512 :])
     with pytest.raises(ValueError, match="damaged shard, without the mark of its end at byte 1024"):
         shard_index.build_index(path)
+
+
+def test_damaged_bytes_are_read_or_refused_in_one_line(copied):
+    def read(path):
+        shards.open_shards.cache_clear()
+        for name in shards.Shards(str(path)).names:
+            with AudioFile(f"{path}/{name}") as audio:
+                audio.read(0, 100)
+
+    content = sorted(copied.glob("*.tar"))[3].read_bytes()
+    fuzz(read, copied / "x0.tar", content, 120)
 
 
 def test_a_damaged_shard_is_reported_and_skipped(copied, tiny_corpus, tmp_path):

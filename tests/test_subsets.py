@@ -2,18 +2,19 @@
 
 import gzip
 import json
+import shlex
 import sys
 import time
 from collections import Counter
 
 import numpy as np
 import pytest
-from conftest import DATA
+from conftest import DATA, ROOT
 from golden_recipes import golden_dir
 
 import dataprep
 from corpora import id_lists, meta, pairs, subsets
-from engine.args import parse
+from engine.args import check_ranges, parse
 
 FACTS = json.loads((golden_dir("lowresource") / "data_invariants.json").read_text())
 TINY = DATA / "voxceleb2_tiny"
@@ -272,7 +273,7 @@ def test_a_damaged_gzip_file_and_unknown_utterances_are_errors(tmp_path, corpus,
     with pytest.raises(ValueError, match="ids.gz: not a whole gzip file"):
         id_lists.convert(tmp_path / "ids.gz")
     (tmp_path / "ids.txt").write_text("id000/v0/00000\nid999/v0/00000\n")
-    with pytest.raises(ValueError, match="1 of 2 utterances are not in the list of --subset_from, e.g. id999"):
+    with pytest.raises(ValueError, match="1 of 2 utterances are not in the list they are chosen from, e.g. id999"):
         prepare("--subset_list", tmp_path / "ids.txt", "--subset_from", tmp_path / "all.txt")
 
 
@@ -335,6 +336,24 @@ def test_the_stages_make_split_subsets_and_trials_that_fit_together(corpus, tmp_
     capsys.readouterr()
     prepare("--check_disjoint", tmp_path / "full_train.txt", tmp_path / "full_val.txt", "--subset", "tiny_many_low")
     assert "no common utterance or recording, 30 common speakers" in capsys.readouterr().out
+
+
+def test_a_split_by_a_published_list_holds_out_just_that(corpus, tmp_path, prepare):
+    chosen = corpus.paths[::7]
+    ids = "".join(path.removesuffix(".wav") + chr(10) for path in chosen)
+    (tmp_path / "val.txt.gz").write_bytes(gzip.compress(ids.encode()))
+    prepare("--split", tmp_path / "all.txt", "--split_list", tmp_path / "val.txt.gz")
+    train, val = (subsets.read_corpus(tmp_path / f"full_{part}.txt").paths for part in ("train", "val"))
+    assert val == chosen and sorted(train + val) == corpus.paths
+
+
+def test_every_command_of_the_page_parses():
+    page = (ROOT / "docs" / "data.md").read_text()
+    commands = [line for line in page.splitlines() if line.startswith("python ") and "dataprep.py" in line]
+    assert len(commands) > 15
+    for command in commands:
+        args, _ = parse(dataprep.make_flags(), shlex.split(command)[2:])
+        check_ranges(args, dataprep.RANGES)
 
 
 def test_the_check_of_disjoint_lists_fires(corpus, tmp_path, prepare):

@@ -179,7 +179,7 @@ CASES = {
         Case(
             "identifiers that the list lacks",
             words("--subset_list", file("ids.txt", "x/v/1\n"), "--subset_from", train_list),
-            "ids.txt: 1 of 1 utterances are not in the list of --subset_from, e.g. x/v/1.wav",
+            "ids.txt: 1 of 1 utterances are not in the list they are chosen from, e.g. x/v/1.wav",
         ),
         Case(
             "a table of speakers that is none",
