@@ -6,7 +6,7 @@ A path below the folder stands for the recording of that name, so that the folde
 """
 
 import zipfile
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -70,9 +70,9 @@ class Pack:
         """Tell that a recording is read as 16-bit integers."""
         return True
 
-    def open(self, row: int) -> "PackedRecording":
+    def open(self, row: int) -> "IntegerRecording":
         """Return the recording of a row."""
-        return PackedRecording(self, row)
+        return IntegerRecording(int(self.lengths[row]), partial(self.read, row))
 
     def read(self, row: int, start: int, count: int) -> np.ndarray:
         """Return `count` samples of a row from `start` as int16, a view of the file: no copy is made."""
@@ -84,14 +84,20 @@ class Pack:
         return samples[first : first + count]
 
 
-class PackedRecording:
-    """One recording of a pack: `samples` at 16 kHz, one channel, read like an audio.io.AudioFile but as int16."""
+class IntegerRecording:
+    """One recording of a pack or shard, 16-bit samples at 16 kHz in one channel, read like an audio.io.AudioFile but as
+    int16.
+
+    Args:
+        samples: how many there are.
+        read_samples: read_samples(start, count) gives (count,) int16.
+    """
 
     samplerate, channels = 16000, 1
 
-    def __init__(self, pack: Pack, row: int):
-        self.pack, self.row, self.samples = pack, row, int(pack.lengths[row])
-        self.frames = self.samples
+    def __init__(self, samples: int, read_samples):
+        self.samples = self.frames = samples
+        self.read_samples = read_samples
 
     def __enter__(self):
         return self
@@ -101,10 +107,10 @@ class PackedRecording:
 
     def read(self, start: int, count: int) -> np.ndarray:
         """Return `count` samples from `start`, fewer where the recording ends, (count,) int16."""
-        return self.pack.read(self.row, start, max(0, min(count, self.samples - start)))
+        return self.read_samples(start, max(0, min(count, self.samples - start)))
 
     def close(self):
-        """Do nothing: the map stays open."""
+        """Do nothing: the file stays open."""
 
 
 @lru_cache(maxsize=8)
@@ -120,7 +126,7 @@ def pack_above(folder: str) -> str | None:
     return next((str(p) for p in (path, *path.parents) if (p / INDEX).is_file()), None)
 
 
-def find(path: str) -> PackedRecording | None:
+def find(path: str) -> IntegerRecording | None:
     """Return the recording that has this path in a pack, or None where no folder of the path is a pack.
 
     Raises:

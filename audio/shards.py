@@ -9,12 +9,13 @@ import glob
 import io
 import os
 import re
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import soundfile
 
 from audio.names import Lookup, Names
+from audio.packed import IntegerRecording
 from audio.shard_index import Index, advice, read_index
 
 # Shards a process keeps open: more than a block of the sampler, fewer than a process may have.
@@ -97,41 +98,18 @@ class Shards:
         return data
 
     def open(self, row: int):
-        """Return the recording of a row, a PcmMember or a soundfile.SoundFile.
+        """Return the recording of a row, an IntegerRecording or a soundfile.SoundFile.
 
         Raises:
             ValueError: it is no audio.
         """
         if self.first[row] >= 0:
-            return PcmMember(self, row)
+            return IntegerRecording(int(self.samples[row]), partial(self.read_samples, row))
         try:
             return soundfile.SoundFile(Member(self, row))
         except (soundfile.LibsndfileError, OSError, TypeError) as error:
             reason = str(error).split(": ")[-1]
             raise ValueError(f"{self.folder}/{self.names[row]}: cannot be read as audio ({reason})") from None
-
-
-class PcmMember:
-    """A sample of 16-bit PCM at 16 kHz with one channel, read like an audio.io.AudioFile but as int16."""
-
-    samplerate, channels = 16000, 1
-
-    def __init__(self, shards: Shards, row: int):
-        self.shards, self.row, self.samples = shards, row, int(shards.samples[row])
-        self.frames = self.samples
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
-
-    def read(self, start: int, count: int) -> np.ndarray:
-        """Return `count` samples from `start`, fewer where the recording ends, (count,) int16."""
-        return self.shards.read_samples(self.row, start, max(0, min(count, self.samples - start)))
-
-    def close(self):
-        """Do nothing: the shard stays open."""
 
 
 class Member(io.RawIOBase):

@@ -64,7 +64,10 @@ def test_wav2vec2_killed_before_and_after_it_thaws_goes_on_to_the_last_bit(
     server, whole, tiny_corpus, tmp_path, stopped
 ):
     flags = w2v2_flags(tiny_corpus, tmp_path, save_steps=10, max_steps=200)
-    slow = "import time\nfrom engine.state import State\nState.update_ema = lambda self: (print('STEP', self.step, flush=True), time.sleep(0.005))\n"
+    slow = (
+        "import time\nfrom engine.state import State\n"
+        "State.update_ema = lambda self: (print('STEP', self.step, flush=True), time.sleep(0.005))\n"
+    )
     first = server.launch(*flags, code=slow)
     until(first, f"STEP {stopped + 3}\n", seconds=90)
     first.kill()
@@ -94,8 +97,8 @@ def test_a_cohort_of_training_speakers_is_kept_and_normalises(tree, tiny_corpus,
     hard = tmp_path / "list_test_hard2.txt"
     hard.write_text((tiny_corpus / "trials.txt").read_text())
     flags = train_flags(
-        tiny_corpus, tmp_path / "run", valid_list=tiny_corpus / "trials.txt", max_epoch=2, test_interval=1, tag="little",
-        enroll_training_data=True, post_process_scores=True, score_norm="as-norm", cohort_size=4, score_mode="cosine",
+        tiny_corpus, tmp_path / "run", valid_list=tiny_corpus / "trials.txt", max_epoch=2, test_interval=1,
+        tag="little", enroll_training_data=True, post_process_scores=True, score_norm="as-norm", cohort_size=4, score_mode="cosine",
     )  # fmt: skip
     done = run(tree, "trainSpeakerNet.py", *flags, "--additional_test_sets", hard)
     assert done.returncode == 0, done.stderr

@@ -21,7 +21,7 @@ from engine.interruption import INTERRUPTED
 KILLS = int(os.environ.get("VOXLAB_KILLS", 4))
 
 # The end of a run draws pictures, which has no part in this.
-NO_END = "import trainSpeakerNet; trainSpeakerNet.finish = lambda *a: None\n"
+NO_END = "import trainSpeakerNet; trainSpeakerNet.finish = lambda *a: {}\n"
 # A writer that stops in the middle of the N-th checkpoint until it is killed.
 STOPS_WRITING = """
 import time, torch
