@@ -98,7 +98,8 @@ def test_a_cohort_of_training_speakers_is_kept_and_normalises(tree, tiny_corpus,
     hard.write_text((tiny_corpus / "trials.txt").read_text())
     flags = train_flags(
         tiny_corpus, tmp_path / "run", valid_list=tiny_corpus / "trials.txt", max_epoch=2, test_interval=1,
-        tag="little", enroll_training_data=True, post_process_scores=True, score_norm="as-norm", cohort_size=4, score_mode="cosine",
+        tag="little", enroll_training_data=True, post_process_scores=True, score_norm="as-norm", cohort_size=4,
+        score_mode="cosine",
     )  # fmt: skip
     done = run(tree, "trainSpeakerNet.py", *flags, "--additional_test_sets", hard)
     assert done.returncode == 0, done.stderr
