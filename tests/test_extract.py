@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -181,12 +180,10 @@ def test_a_killed_extraction_goes_on_and_ends_alike(model, tiny_corpus, tmp_path
     words = list(map(str, command[2:]))
     done = subprocess.run([sys.executable, "-c", killer, *words], env=environment, capture_output=True, timeout=100)
     assert done.returncode == -signal.SIGKILL and not (tmp_path / "t.npz").exists()
-    first = tmp_path / "t.npz.parts" / "part_000000.npz"
-    stamp = first.stat().st_mtime_ns
-    time.sleep(0.01)
+    assert (tmp_path / "t.npz.parts" / "part_000000.npz").is_file()
     done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
-    assert "1 of 2 parts are there already" in done.stdout and stamp
+    assert "1 of 2 parts are there already" in done.stdout
     table = read_table(tmp_path / "t.npz")
     assert np.array_equal(table.names, wanted.names) and np.array_equal(table.vectors, wanted.vectors)
 
@@ -197,17 +194,14 @@ def test_a_complete_table_is_kept_and_another_checkpoint_refused(model, tiny_cor
     extract(model, tiny_corpus, tmp_path / "t.npz")
     assert (tmp_path / "t.npz").stat().st_mtime_ns == before and "is complete already" in capsys.readouterr().out
     payload = torch.load(model, weights_only=True)
-    payload["state_dict"]["__S__.embedding.weight" if "__S__.embedding.weight" in payload["state_dict"] else
-                          next(iter(payload["state_dict"]))].add_(1)  # fmt: skip
+    next(iter(payload["state_dict"].values())).add_(1)
     torch.save(payload, tmp_path / "best.pt")
+    (tmp_path / "l.txt").write_text("spk0/s1/00000.wav\n")
     for changes, key in (
         ({"initial_model": tmp_path / "best.pt"}, "sha256"),
-        ({"list": tiny_corpus / "train.txt"}, "list"),
+        ({"list": tmp_path / "l.txt"}, "list"),
         ({"crop_seconds": 0.5}, "options"),
     ):
-        if key == "list":  # the same files would be the same list
-            (tmp_path / "l.txt").write_text("spk0/s1/00000.wav\n")
-            changes = {"list": tmp_path / "l.txt"}
         with pytest.raises(ValueError, match=f"made with another {key}"):
             extract(model, tiny_corpus, tmp_path / "t.npz", **changes)
 
@@ -219,7 +213,7 @@ def test_two_processes_give_the_same_table(model, tiny_corpus, tmp_path):
     assert done.returncode == 0, done.stderr
     both = read_table(tmp_path / "b.npz")
     assert np.array_equal(alone.names, both.names) and np.array_equal(alone.vectors, both.vectors)
-    assert {k: v for k, v in alone.meta.items()} == both.meta
+    assert alone.meta == both.meta
 
 
 def test_an_hour_is_read_in_windows_without_its_memory(model, tmp_path, monkeypatch):
