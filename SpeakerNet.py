@@ -15,7 +15,7 @@ from audio.lists import TrainList, TrialList, join
 from audio.masks import spec_augment
 from engine import checkpoint, distributed, foreign, registry, result
 from engine.args import add_bool, stored_args
-from scoring import norms, report, trials
+from scoring import embeddings, norms, report, trials
 
 # Numbers that make sense, see engine.args.check_ranges.
 RANGES = {
@@ -314,13 +314,10 @@ def enroll(net: SpeakerNet, utterances: TrainList, args, device: torch.device, c
         ValueError: fewer than two speakers have two files.
     """
     table = embed_files(net, [utterances.path(i) for i in range(len(utterances.paths))], args, device, crops)
-    labels = torch.from_numpy(utterances.labels)
-    counts = torch.bincount(labels, minlength=len(utterances.speakers))
-    sums = torch.zeros(len(counts), table.vectors.shape[1]).index_add_(0, labels, file_means(table))
-    kept = torch.nonzero(counts >= 2).flatten()
+    means, kept = embeddings.speaker_means(file_means(table).numpy(), utterances.labels)
     if len(kept) < 2:
         raise ValueError(f"{utterances.name}: a cohort needs two speakers with two utterances, it has {len(kept)}")
-    means = sums[kept] / counts[kept, None]
+    means = torch.from_numpy(means)
     std, mean = torch.std_mean(means, dim=0)
     return {"embeddings": means, "mean": mean, "std": std, "speakers": [utterances.speakers[i] for i in kept.tolist()]}
 

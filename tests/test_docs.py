@@ -34,6 +34,7 @@ def blocks(path, language):
 PAGES = {
     "docs/speaker.md": "exps/mine_test/thresholds/det.png",
     "docs/lowresource.md": "exps/ecapa_small/scores/report.json",
+    "docs/scoring.md": "exps/scoring/seconds/seconds.png",
 }
 
 
