@@ -147,3 +147,15 @@ def test_dry_run_checks_flags_and_does_nothing(tree, tiny_corpus, tmp_path):
     assert not (tmp_path / "run").exists()
     wrong = run(tree, "trainSpeakerNet.py", *flags, "--dry_run", "--tri_stage_ratios", 1, 0, 0)
     assert wrong.returncode == 2 and "--tri_stage_ratios has no effect" in wrong.stderr
+
+
+@pytest.mark.parametrize("network", [{"model": "ECAPA", "channels": 64}, {"model": "XVector"}], ids=["ecapa", "xvector"])
+def test_networks_of_the_study_learn_from_scratch(server, tiny_corpus, tmp_path, network):
+    flags = train_flags(
+        tiny_corpus, tmp_path, trainfunc="aamsoftmax", margin=0.2, scheduler="cyclic", cycles=1, max_steps=40, lr=0.003,
+        sampler="shuffle", nOut=64, crop_seconds=0.5, score_mode="cosine", front_end="mfcc", **network,
+    )  # fmt: skip
+    code, text = server.wait(server.launch(*flags, "--eval_first"))
+    assert code == 0, text
+    before, after = text.split("EER before training ")[1].split(" %, after ")
+    assert float(after.split(" %")[0]) <= min(20, 0.7 * float(before))
