@@ -149,7 +149,9 @@ def test_dry_run_checks_flags_and_does_nothing(tree, tiny_corpus, tmp_path):
     assert wrong.returncode == 2 and "--tri_stage_ratios has no effect" in wrong.stderr
 
 
-@pytest.mark.parametrize("network", [{"model": "ECAPA", "channels": 64}, {"model": "XVector"}], ids=["ecapa", "xvector"])
+@pytest.mark.parametrize(
+    "network", [{"model": "ECAPA", "channels": 64}, {"model": "XVector"}], ids=["ecapa", "xvector"]
+)
 def test_networks_of_the_study_learn_from_scratch(server, tiny_corpus, tmp_path, network):
     flags = train_flags(
         tiny_corpus, tmp_path, trainfunc="aamsoftmax", margin=0.2, scheduler="cyclic", cycles=1, max_steps=40, lr=0.003,
