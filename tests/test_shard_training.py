@@ -147,7 +147,7 @@ def test_an_epoch_from_shards_has_the_utterances_of_one_from_files(server, shard
 
 def test_a_run_from_shards_of_the_library_goes_on_without_one_that_is_truncated(
     server,
-    written_by_library,
+    written_by_library,  # noqa: F811
     tiny_corpus,
     tmp_path,  # noqa: F811
 ):
