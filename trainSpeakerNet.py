@@ -124,6 +124,10 @@ def read_flags(argv=None):
     args.crop_samples = round(16000 * args.crop_seconds) or crop_samples(args.max_frames)
     check_ranges(args, {**SpeakerNet.RANGES, **DatasetLoader.RANGES, **run.RANGES, **LOSS_RANGES})
     args.given = given
+    if not (args.eval or args.enroll_training_data) and (args.score_norm != "none" or args.post_process_scores):
+        raise ValueError("--score_norm and --post_process_scores need a cohort: give --enroll_training_data too")
+    if args.check_configs and not args.dry_run:
+        raise ValueError("--check_configs works with --dry_run")
     for line in registry.check_taken(given, CLASS_FLAGS, chosen_classes(args)):
         print(line)
     return args
@@ -313,10 +317,9 @@ def check(train_list, test, valid, more, args, loss, log):
         return
     paths = [train_list.path(i) for i in lists.evenly(len(train_list.paths), args.check_files)]
     roots = [("train_list", paths, args.max_bad_files)]
-    further = [("additional_test_sets", tested, args.test_path) for tested in more]
-    for name, trial_list, root in (
-        ("test_list", test, args.test_path), ("valid_list", valid, args.valid_path), *further,
-    ):  # fmt: skip
+    judged = [("test_list", test, args.test_path), ("valid_list", valid, args.valid_path)]
+    judged += [("additional_test_sets", tested, args.test_path) for tested in more]
+    for name, trial_list, root in judged:
         if trial_list is not None:
             lists.check_trials(trial_list)
             log.line(trial_list.describe())
@@ -377,12 +380,9 @@ def evaluate_only(args):
     tests = [lists.read_trial_list(path) for path in (args.test_list, *args.additional_test_sets)]
     path = args.initial_model or str(checkpoint.chosen(args.save_path))
     net, card = SpeakerNet.load_any(path, args, device, log.line)
-    if card:
-        normalise, cohort = bool(card["meta"].get("test_normalize", True)), card["meta"].get("cohort")
-    else:
-        normalise, cohort = True, None
-        if args.trainfunc:
-            normalise = getattr(registry.load("loss", args.trainfunc), "test_normalize", True)
+    stated = card["meta"] if card else {}
+    default = getattr(registry.load("loss", args.trainfunc), "test_normalize", True) if args.trainfunc else True
+    normalise, cohort = bool(stated.get("test_normalize", default)), stated.get("cohort")
     if cohort is None and (args.score_norm != "none" or args.post_process_scores):
         raise ValueError(f"{path} holds no cohort: train with --enroll_training_data, or use score.py --cohort")
     log.line(f"parameters {sum(p.numel() for p in net.__S__.parameters()):,}, list {args.test_list}")

@@ -147,6 +147,8 @@ def test_dry_run_checks_flags_and_does_nothing(tree, tiny_corpus, tmp_path):
     assert not (tmp_path / "run").exists()
     wrong = run(tree, "trainSpeakerNet.py", *flags, "--dry_run", "--tri_stage_ratios", 1, 0, 0)
     assert wrong.returncode == 2 and "--tri_stage_ratios has no effect" in wrong.stderr
+    wrong = run(tree, "trainSpeakerNet.py", *flags, "--score_norm", "s-norm")
+    assert wrong.returncode == 2 and "give --enroll_training_data too" in wrong.stderr
 
 
 @pytest.mark.parametrize(
