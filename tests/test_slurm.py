@@ -39,9 +39,10 @@ def cluster(tmp_path):
 def wait_for_requeued(member, cluster, condition, seconds=240):
     """Wait for a requeued job, which Slurm starts after two minutes, or sooner where it is asked to.
 
-    It is asked every few seconds: in vain while the end of the first start is cleared up.
+    It is not asked at once: a job that starts while the node still clears up its first start fails.
     """
     deadline = time.monotonic() + seconds
+    time.sleep(10)
     while not condition():
         shown = subprocess.run(["scontrol", "show", "job", member], env=cluster, capture_output=True, text=True)
         assert time.monotonic() < deadline, shown.stdout + shown.stderr
