@@ -28,17 +28,7 @@ class Table:
         Raises:
             ValueError: some are not in the table; the first is named, and how many there are.
         """
-        wanted = np.array([name.encode() for name in names], dtype=np.bytes_)
-        order = np.argsort(self.names, kind="stable")
-        place = np.searchsorted(self.names, wanted, sorter=order)
-        found = order[np.minimum(place, len(order) - 1)]
-        missing = np.flatnonzero(self.names[found] != wanted)
-        if len(missing):
-            raise ValueError(
-                f"{self.path or 'embeddings'}: no embedding of {names[missing[0]]} (of {len(missing)} of {len(names)} "
-                "files); extract them with the same --list, and see its bad_files"
-            )
-        return found
+        return find_rows(self.names, names, f"{self.path or 'embeddings'}: no embedding")
 
     def take(self, names: list[str]) -> "Table":
         """Return the part of the table for `names`, in their order; errors as in rows."""
@@ -47,8 +37,34 @@ class Table:
 
     def describe(self) -> str:
         """Return one line: file, files, dimensions, checkpoint."""
-        source = f"{self.meta.get('checkpoint', 'unknown checkpoint')} (sha256 {self.meta.get('sha256', 'unknown')})"
-        return f"{self.path}: {len(self.names)} embeddings of {self.vectors.shape[1]} numbers by {source}"
+        return f"{self.path}: {len(self.names)} embeddings of {self.vectors.shape[1]} numbers by {made_by(self.meta)}"
+
+
+def made_by(meta: dict) -> str:
+    """Return the checkpoint that made embeddings, from their `meta`, in words."""
+    return f"{meta.get('checkpoint', 'unknown checkpoint')} (sha256 {meta.get('sha256', 'unknown')})"
+
+
+def find_rows(held: np.ndarray, names: list[str], what: str) -> np.ndarray:
+    """Return the rows of `names` in the table of names `held` (files,) bytes, an array (len(names),).
+
+    Args:
+        what: the file and what it lacks, for the error: "e.npz: no embedding".
+
+    Raises:
+        ValueError: some are not there; the first is named, and how many there are.
+    """
+    wanted = np.array([name.encode() for name in names], dtype=np.bytes_)
+    order = np.argsort(held, kind="stable")
+    place = np.searchsorted(held, wanted, sorter=order)
+    found = order[np.minimum(place, len(order) - 1)]
+    missing = np.flatnonzero(held[found] != wanted)
+    if len(missing):
+        raise ValueError(
+            f"{what} of {names[missing[0]]} (of {len(missing)} of {len(names)} files); extract them with the same "
+            "--list, and see its bad_files"
+        )
+    return found
 
 
 def write_npz(path: str | Path, **arrays):
