@@ -13,8 +13,8 @@ from scoring.embeddings import find_rows, made_by, read_meta, read_npz, write_np
 
 @dataclass
 class Codes:
-    """`names` (files,) as bytes, `bits` (files, attributes) uint8 of 0 and 1, `seconds` of speech used (files,) float32,
-    `meta` of plain data: encoder, its hash, attributes, and `embeddings`, the meta of the embeddings' table."""
+    """`names` (files,) as bytes, `bits` (files, attributes) uint8 of 0 and 1, `seconds` of speech used (files,)
+    float32, `meta` of plain data: encoder, its hash, attributes, and `embeddings`, the meta of their table."""
 
     names: np.ndarray
     bits: np.ndarray
@@ -105,7 +105,5 @@ def read_codes(path: str | Path) -> Codes:
         )
     bits = unpack(packed, int(attributes))
     if (np.packbits(bits, axis=1) != packed).any():
-        raise ValueError(
-            f"{path}: not the binary codes of {int(attributes)} attributes, bits after the last one are set"
-        )
+        raise ValueError(f"{path}: not binary codes of {int(attributes)} attributes, bits after the last are set")
     return Codes(names, bits, seconds, read_meta(path, arrays["meta"]), str(path))
