@@ -72,8 +72,15 @@ def join(root: str, path: str) -> str:
     return path if path.startswith("/") or not root else f"{root.rstrip('/')}/{path}"
 
 
-def _read(path, item, allowed, expected):
-    """Return the text of a list, its hash, bounds of its words (lines, words a line) and the lines' numbers."""
+def read_words(path, item, allowed, expected):
+    """Return the bytes of a list, its hash, the bounds of its words (lines, words a line) and the lines' numbers.
+
+    Args:
+        item: what a line names, for messages. allowed: how many words a line may have. expected: the same, worded.
+
+    Raises:
+        FileNotFoundError, ValueError: missing, empty, no text, or malformed (with the line's number).
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file (a list of {item}s)")
@@ -113,7 +120,7 @@ def read_train_list(path: str | Path, root: str = "") -> TrainList:
     """
     if Path(path).is_dir() or shards.is_shards(str(path)):
         return _read_shards(str(path).rstrip("/"))
-    data, digest, starts, ends, _ = _read(path, "utterance", (2,), "`speaker path`")
+    data, digest, starts, ends, _ = read_words(path, "utterance", (2,), "`speaker path`")
     buffer = np.frombuffer(data, np.uint8)
     labels, speakers = Names(buffer, starts[:, 0], ends[:, 0]).ranks()
     paths = Names(buffer, starts[:, 1].copy(), ends[:, 1].copy())
@@ -149,7 +156,7 @@ def read_recordings(path: str | Path) -> Names:
     Raises:
         FileNotFoundError, ValueError: missing, empty or malformed (with the line's number).
     """
-    data, _, starts, ends, _ = _read(path, "recording", (2, 3), "`speaker path` or `label file file`")
+    data, _, starts, ends, _ = read_words(path, "recording", (2, 3), "`speaker path` or `label file file`")
     return Names(np.frombuffer(data, np.uint8), starts[:, 1:].reshape(-1), ends[:, 1:].reshape(-1))
 
 
@@ -162,7 +169,7 @@ def read_files(path: str | Path) -> tuple[list[str], str]:
         FileNotFoundError, ValueError: missing, empty or malformed (with the line's number).
     """
     expected = "`file`, `speaker file` or `label file file`"
-    data, digest, starts, ends, _ = _read(path, "file", (1, 2, 3), expected)
+    data, digest, starts, ends, _ = read_words(path, "file", (1, 2, 3), expected)
     buffer = np.frombuffer(data, np.uint8)
     width = starts.shape[1]
     first = 1 if width == 3 or (width == 2 and ord("/") not in buffer[starts[0, 0] : ends[0, 0]]) else 0
@@ -176,7 +183,7 @@ def read_trial_list(path: str | Path) -> TrialList:
         FileNotFoundError, ValueError: missing, empty, malformed (with the line's number), or only partly labelled.
     """
     expected = "`label file file` with label 0 or 1"
-    data, digest, starts, ends, numbers = _read(path, "trial", (2, 3), expected)
+    data, digest, starts, ends, numbers = read_words(path, "trial", (2, 3), expected)
     buffer, labels = np.frombuffer(data, np.uint8), None
     if starts.shape[1] == 3:
         labels = buffer[starts[:, 0]] - ord("0")
