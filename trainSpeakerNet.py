@@ -20,7 +20,7 @@ import DatasetLoader
 import SpeakerNet
 from audio import lists
 from audio.crops import crop_samples
-from engine import checkpoint, distributed, foreign, groups, loop, registry, result, run
+from engine import checkpoint, distributed, foreign, groups, loop, registry, run
 from engine.args import add_bool, check_ranges, make_parser, parse, stored_args
 from engine.interruption import Interruption
 from engine.log import RunLog, run_main, versions
@@ -31,9 +31,7 @@ from scoring import plots, report
 # Flags that only the chosen classes read: one given for nothing is an error.
 CLASS_FLAGS = (
     "encoder_type", "n_mels", "log_input", "sinc_stride", "margin", "scale", "hard_prob", "hard_rank", "sub_centres",
-    "inter_topk", "inter_topk_margin", "continuous_fallback", "nClasses", "lr_decay", "warmup_epochs", "final_lr",
-    "warm_from_zero", "lr_scale_by_batch", "plateau_patience", "momentum", "nesterov", "decoupled_weight_decay",
-    "final_lr_ratio", "initial_lr", "tri_stage_ratios", "cycles", "half_period_steps", "base_lr",
+    "inter_topk", "inter_topk_margin", "continuous_fallback", "nClasses", *run.CLASS_FLAGS,
 )  # fmt: skip
 LOSS_RANGES = {
     "nClasses": (0, None), "hard_prob": (0, 1), "sub_centres": (1, None), "inter_topk": (0, None),
@@ -277,7 +275,7 @@ def train(args):
     try:
         code = loop.fit(state, loader, step, evaluate, log, args, before_step=before_step)
     except loop.Diverged as error:
-        end(state, args, card, started, "diverged", {}, str(error))
+        run.end(state, args, started, "diverged", {}, str(error))
         raise
     if not code:
         with Interruption(saved=True):
@@ -286,7 +284,7 @@ def train(args):
             if state.best is not None:
                 figures["val_eer"] = state.best / 100
             diverged = not all(value < 1 for name, value in figures.items() if "eer" in name)
-            end(state, args, card, started, "diverged" if diverged else "done", figures)
+            run.end(state, args, started, "diverged" if diverged else "done", figures)
             distributed.gather_objects(None)  # a rank that only waits hears signals too
     return code
 
@@ -295,16 +293,6 @@ def valid_crops(args) -> tuple[int, int]:
     """Return frames of 10 ms and number of crops per file of the validation list."""
     frames = args.eval_frames if args.valid_frames is None else args.valid_frames
     return frames, args.num_eval if args.valid_num_eval is None else args.valid_num_eval
-
-
-def end(state, args, card, started, status, metrics, error=None):
-    """Write result.json of the run."""
-    if distributed.is_main():
-        result.write(
-            args.save_path, status, metrics, error, tag=args.tag, step=state.step, best_step=state.best_step,
-            max_steps=args.max_steps, seconds=round(time.time() - started, 1),
-            revision=card["meta"]["versions"]["revision"],
-        )  # fmt: skip
 
 
 def check(train_list, test, valid, more, args, loss, log):

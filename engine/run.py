@@ -1,10 +1,12 @@
 """How a training run begins: the flags every trainer has, its State in the asked precision, going on from a checkpoint.
-Entry points: add_arguments(parser), prepare(...), resume(state, log, args).
+Entry points: add_arguments(parser), prepare(...), resume(state, log, args), end(...).
 """
+
+import time
 
 import torch
 
-from engine import checkpoint, distributed, groups, registry
+from engine import checkpoint, distributed, groups, registry, result
 from engine.args import add_bool
 from engine.log import RunLog
 from engine.state import State
@@ -19,6 +21,12 @@ RANGES = {
     "max_skipped_steps": (0, None), "save_minutes": (0, None), "save_steps": (0, None), "keep_checkpoints": (0, None),
     "early_stop": (0, None),
 }  # fmt: skip
+# Flags that only optimizers and schedulers read: see engine.registry.check_taken.
+CLASS_FLAGS = (
+    "lr_decay", "warmup_epochs", "final_lr", "warm_from_zero", "lr_scale_by_batch", "plateau_patience", "momentum",
+    "nesterov", "decoupled_weight_decay", "final_lr_ratio", "initial_lr", "tri_stage_ratios", "cycles",
+    "half_period_steps", "base_lr",
+)  # fmt: skip
 
 
 def add_arguments(parser):
@@ -238,3 +246,13 @@ def resume(state: State, log: RunLog, args) -> bool:
             "note: the number of processes changed, so the random draws of the network differ from an uninterrupted run"
         )
     return True
+
+
+def end(state: State, args, started: float, status: str, metrics: dict[str, float], error: str | None = None):
+    """Write result.json of a run that began at the time.time() `started`, on rank 0; see engine.result.write."""
+    if distributed.is_main():
+        result.write(
+            args.save_path, status, metrics, error, tag=args.tag, step=state.step, best_step=state.best_step,
+            max_steps=args.max_steps, seconds=round(time.time() - started, 1),
+            revision=state.card["meta"]["versions"]["revision"],
+        )  # fmt: skip
