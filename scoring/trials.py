@@ -51,9 +51,10 @@ def score_trials(embeddings, offsets, pairs, mode: str = "distance", device=None
         return _mean_over_crops(means, np.arange(len(means) + 1), pairs, _products(means))
 
 
-def product_scores(vectors, pairs) -> np.ndarray:
-    """Return the dot products (trials,) in float64 of rows of `vectors` (files, dim); see score_trials for errors."""
-    table = torch.as_tensor(vectors).detach().float()
+def product_scores(vectors, pairs, dtype=torch.float32) -> np.ndarray:
+    """Return the dot products (trials,) in float64, computed in `dtype`, of rows of `vectors` (files, dim); see
+    score_trials for errors."""
+    table = torch.as_tensor(vectors).detach().to(dtype)
     offsets, pairs = _check(table, np.arange(len(table) + 1), pairs)
     with torch.inference_mode(), exact_products():
         return _mean_over_crops(table, offsets, pairs, _products(table))

@@ -1,0 +1,399 @@
+"""Likelihood ratios of comparisons of binary voice attributes: a sum of one term per attribute, natural logarithms.
+Entry points: fit_model, score_pairs, score_all, partials, case_terms; Side, single, pooled; read_model, write_model.
+
+All in float64. Every LLR model is a sum over attributes of joint[a_e + a_t] - own[a_e] - own[a_t], where a counts the
+activations of a side: all-against-all is then one matrix product for single recordings, a few for several.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from scoring.embeddings import read_meta, read_npz, write_npz
+from scoring.population import (
+    ALPHA_LEAST,
+    ALPHA_MOST,
+    Population,
+    bounded,
+    constant,
+    drop_out,
+    fit_beta,
+    fit_maxllr,
+    typicality,
+)
+from scoring.trials import product_scores
+
+KINDS = ("dna", "speech", "maxllr", "beta", "cosine")
+PARAMETERS = {
+    "dna": {"typicality": 1, "drop_out": 1}, "speech": {"typicality": 1, "drop_out": 1},
+    "maxllr": {"f": 1, "p": 1, "q": 1}, "beta": {"alpha": 2}, "cosine": {},
+}  # fmt: skip
+SINGLE_ONLY = ("dna", "speech")
+VERSION = 1
+MARGIN = 1e-9  # drop-in and drop-out stay this far from 0 and 1, where a ratio would be 0 or infinite
+LOOKUPS = 2**21  # numbers looked up at a time (16 MB)
+
+
+@dataclass
+class AttributeModel:
+    """`kind` of KINDS; `parameters` {name: (n, ...) float64} as in PARAMETERS; `used` (n,) bool, others contribute 0;
+    `meta` of plain data: attributes, drop_in, population, encoder."""
+
+    kind: str
+    parameters: dict[str, np.ndarray]
+    used: np.ndarray
+    meta: dict = field(default_factory=dict)
+
+    def describe(self) -> str:
+        """Return one line: kind, attributes used, population."""
+        at = f", drop-in {self.meta['drop_in']:g}" if self.kind in SINGLE_ONLY else ""
+        return (
+            f"{self.kind}: {int(self.used.sum())} of {len(self.used)} attributes used{at}, population of "
+            f"{self.meta.get('speakers', 'unknown')} speakers, {self.meta.get('recordings', 'unknown')} recordings"
+        )
+
+
+@dataclass
+class Side:
+    """One side of comparisons: `active` (rows, n) integers, activations summed over the recordings of a row;
+    `recordings` (rows,) how many those are."""
+
+    active: np.ndarray
+    recordings: np.ndarray
+
+    def take(self, rows) -> "Side":
+        """Return some of the rows."""
+        return Side(self.active[rows], self.recordings[rows])
+
+
+def single(bits: np.ndarray) -> Side:
+    """Return a side of one recording a row from bits (rows, n)."""
+    return Side(np.asarray(bits), np.ones(len(bits), dtype=np.int64))
+
+
+def pooled(bits: np.ndarray, members: list) -> Side:
+    """Return a side whose rows pool the recordings `members` (lists of rows of bits, none empty)."""
+    recordings = np.array([len(rows) for rows in members], dtype=np.int64)
+    if not len(recordings) or not recordings.all():
+        raise ValueError("a side of a comparison needs a recording")
+    if (recordings == 1).all():
+        return single(bits[np.concatenate(members)])
+    starts = np.cumsum(recordings) - recordings
+    return Side(np.add.reduceat(bits[np.concatenate(members)], starts, axis=0, dtype=np.int64), recordings)
+
+
+# ---------------------------------------------------------------- fit
+
+
+def fit_model(
+    kind: str,
+    pop: Population,
+    drop_in: float = 0.12,
+    iterations: int = 100,
+    least_typicality: float = 1e-4,
+    start: tuple[float, float, float] = (0.5, 0.9, 0.1),
+    eps: float = 1e-8,
+) -> AttributeModel:
+    """Fit a model of KINDS to a population.
+
+    Args:
+        drop_in: of dna and speech; their attributes below `least_typicality` contribute nothing.
+        iterations: of the EM of maxllr, which starts from f, p, q = `start`, and of the fixed point of beta.
+        eps: added to counts and variances where beta starts.
+
+    maxllr and beta leave out constant attributes, of which the population says nothing.
+    """
+    meta = {"speakers": len(pop.speakers), "recordings": int(pop.recordings.sum())}
+    if kind in SINGLE_ONLY:
+        return published_model(kind, typicality(pop), drop_out(pop), drop_in, least_typicality, meta)
+    if kind == "maxllr":
+        parameters, used = fit_maxllr(pop, *start, iterations), ~constant(pop)
+    elif kind == "beta":
+        parameters, used = {"alpha": fit_beta(pop, iterations, eps)}, ~constant(pop)
+    elif kind == "cosine":
+        parameters, used = {}, np.ones(pop.active.shape[1], dtype=bool)
+    else:
+        raise ValueError(f"model {kind!r} is none of {', '.join(KINDS)}")
+    return AttributeModel(kind, parameters, used, {**_about(kind, used), **meta})
+
+
+def published_model(
+    kind: str, typical: np.ndarray, dropped: np.ndarray, drop_in: float, least_typicality: float = 1e-4, meta=None
+) -> AttributeModel:
+    """Return a dna or speech model of given typicality and drop-out (n,).
+
+    Raises:
+        ValueError: lengths differ, or drop_in is not between 0 and 1.
+    """
+    typical, dropped = np.asarray(typical, dtype=np.float64), np.asarray(dropped, dtype=np.float64)
+    if typical.shape != dropped.shape or typical.ndim != 1:
+        raise ValueError(f"typicality {typical.shape} and drop-out {dropped.shape} are of different attributes")
+    if not 0 < drop_in < 1:
+        raise ValueError(f"drop-in {drop_in:g} must lie between 0 and 1")
+    used = typical >= max(least_typicality, 1e-12)
+    about = {**_about(kind, used), "drop_in": drop_in, **(meta or {})}
+    return AttributeModel(kind, {"typicality": typical, "drop_out": dropped}, used, about)
+
+
+def _about(kind: str, used: np.ndarray) -> dict:
+    return {"kind": kind, "attributes": len(used), "version": VERSION}
+
+
+# ---------------------------------------------------------------- terms
+
+
+def case_terms(model: AttributeModel) -> np.ndarray:
+    """Return the terms (n, 2, 2) of one recording a side: [attribute, enrolment, test], index 0 = active.
+
+    Raises:
+        ValueError: cosine, whose terms depend on all attributes.
+    """
+    if model.kind == "cosine":
+        raise ValueError("cosine has no terms by case: those of one attribute depend on all others")
+    joint, own, _ = _tables(model, 1, 1)
+    shown = 1 - np.arange(2)  # activations at index 0, 1
+    return joint[:, shown[:, None] + shown] - own[:, shown, None] - own[:, None, shown]
+
+
+def partials(model: AttributeModel, enrol: Side, test: Side) -> np.ndarray:
+    """Return the terms (rows, n) of comparisons row by row; each row sums to its score.
+
+    Those of cosine, a product of two cosines, are half of what an attribute adds to each times the other one: they add
+    up, but are no evidence by themselves.
+    """
+    _check(model, enrol, test)
+    if len(enrol.active) != len(test.active):
+        raise ValueError(f"{len(enrol.active)} rows of enrolment for {len(test.active)} of test")
+    first, second = enrol.active.astype(np.int64), test.active.astype(np.int64)
+    if model.kind == "cosine":
+        absent = [(enrol.recordings[:, None] - first), (test.recordings[:, None] - second)]
+        shown, lacking = (_cosine_terms(a * model.used, b * model.used) for a, b in ((first, second), absent))
+        return 0.5 * (shown * lacking.sum(1, keepdims=True) + lacking * shown.sum(1, keepdims=True))
+    terms = np.empty(first.shape)
+    for e, t, rows in _groups(enrol.recordings, test.recordings):
+        joint, own_e, own_t = _tables(model, e, t)
+        a, b = first[rows], second[rows]
+        terms[rows] = _look_up(joint, a + b) - _look_up(own_e, a) - _look_up(own_t, b)
+    return terms
+
+
+def _cosine_terms(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    length = np.linalg.norm(a, axis=1, keepdims=True) * np.linalg.norm(b, axis=1, keepdims=True)
+    return np.divide(a * b, length, out=np.zeros(a.shape), where=length > 0)
+
+
+def _tables(model: AttributeModel, e: int, t: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return joint (n, e + t + 1), own (n, e + 1) and own (n, t + 1) of comparisons of e with t recordings, by the
+    number of activations; all 0 for attributes that are not used."""
+    if model.kind in SINGLE_ONLY:
+        nothing = np.zeros((len(model.used), 2))
+        made = _case_table(model), nothing, nothing
+    else:
+        made = tuple(_log_evidence(model, count) for count in (e + t, e, t))
+    return tuple(np.where(model.used[:, None], table, 0.0) for table in made)
+
+
+def _case_table(model: AttributeModel) -> np.ndarray:
+    """Return the log ratios (n, 3) where none, one or both of two recordings show the attribute, spec of Ben-Amor and
+    Bonastre 2022: DNA (errors in the test only, mixed cases averaged) or Speech (errors on both sides)."""
+    typical = np.clip(model.parameters["typicality"], 1e-12, 1)
+    out = np.clip(model.parameters["drop_out"], 0, 1 - MARGIN)
+    drop_in = np.clip(model.meta["drop_in"], MARGIN, 1 - MARGIN)
+    chance = drop_in * typical
+    if model.kind == "dna":
+        both = 1 / (typical * (chance + 1 - out))
+        none = 1 / (typical * (1 - drop_in + out))
+        mixed = (drop_in / (chance + 1 - drop_in) + out / typical) / 2
+    else:
+        both = (1 + chance**2) / (typical * (2 * chance * (1 - out) + chance**2 + (1 - out) ** 2))
+        none = (1 + out**2) / (typical * (2 * out * (1 - drop_in) + (1 - drop_in) ** 2 + out**2))
+        errors = (1 - drop_in) * chance + out * (1 - out)
+        mixed = errors / (typical * (1 + chance * out + errors))
+    return np.log(np.stack([none, mixed, both], axis=1))
+
+
+def _log_evidence(model: AttributeModel, recordings: int) -> np.ndarray:
+    """Return the log probability (n, recordings + 1) of 0, 1, ... activations in given ones of so many recordings."""
+    shown = np.arange(recordings + 1)
+    if model.kind == "maxllr":
+        f, p, q = (bounded(model.parameters[name])[:, None] for name in "fpq")
+        owner = np.log(f) + shown * np.log(p) + (recordings - shown) * np.log1p(-p)
+        other = np.log1p(-f) + shown * np.log(q) + (recordings - shown) * np.log1p(-q)
+        return np.logaddexp(owner, other)
+    # B(alpha + counts) / B(alpha) as products of alpha, alpha + 1, ..., which keep their digits for a large alpha
+    alpha = np.clip(model.parameters["alpha"], ALPHA_LEAST, ALPHA_MOST)
+    rising = [_log_rising(values, recordings) for values in (alpha[:, 0], alpha[:, 1], alpha.sum(1))]
+    return rising[0] + rising[1][:, ::-1] - rising[2][:, -1:]
+
+
+def _log_rising(start: np.ndarray, most: int) -> np.ndarray:
+    """Return ln of start (start + 1) ... (start + k - 1) for k = 0 .. most: (n, most + 1)."""
+    made = np.zeros((len(start), most + 1))
+    np.cumsum(np.log(start[:, None] + np.arange(most)), axis=1, out=made[:, 1:])
+    return made
+
+
+# ---------------------------------------------------------------- scores
+
+
+def score_all(model: AttributeModel, enrol: Side, test: Side) -> np.ndarray:
+    """Return the scores (rows of enrol, rows of test) of all comparisons."""
+    _check(model, enrol, test)
+    if model.kind == "cosine":
+        return _cosine(model, enrol, test, lambda a, b: (a @ b.T).numpy(), np.add.outer, np.multiply.outer)
+    scores = np.empty((len(enrol.active), len(test.active)))
+    for e in np.unique(enrol.recordings).tolist():
+        for t in np.unique(test.recordings).tolist():
+            rows, columns = np.flatnonzero(enrol.recordings == e), np.flatnonzero(test.recordings == t)
+            joint, own_e, own_t = (table[model.used] for table in _tables(model, e, t))
+            a, b = enrol.active[rows][:, model.used], test.active[columns][:, model.used]
+            # what the side of fewer recordings is taken apart by
+            made = _all_of(joint, own_e, own_t, a, b) if e <= t else _all_of(joint, own_t, own_e, b, a).T
+            if made.shape == scores.shape:
+                return made
+            scores[np.ix_(rows, columns)] = made
+    return scores
+
+
+def _all_of(joint, own_a, own_b, a, b) -> np.ndarray:
+    """Return the scores (rows of a, rows of b) as a sum over the activations k of matrix products
+    [a = k] times joint[k + b] - joint[b]."""
+    base = _look_up(joint, b)
+    offset_a, offset_b = -_look_up(own_a, a).sum(1), (base - _look_up(own_b, b)).sum(1)
+    scores = None
+    for k in range(1, own_a.shape[1]):
+        chosen = (a == k).astype(np.float64)
+        weights = _look_up(joint[:, k:], b) - base
+        if k == 1:  # the sums of the two sides ride along as two more columns
+            chosen = np.column_stack([chosen, offset_a, np.ones(len(a))])
+            weights = np.column_stack([weights, np.ones(len(b)), offset_b])
+            scores = torch.from_numpy(chosen) @ torch.from_numpy(weights).T
+        elif chosen.any():
+            scores.addmm_(torch.from_numpy(chosen), torch.from_numpy(weights).T)
+    return scores.numpy()
+
+
+def score_pairs(model: AttributeModel, enrol: Side, test: Side, pairs: np.ndarray) -> np.ndarray:
+    """Return the scores (trials,) of comparisons `pairs` (trials, 2): a row of enrol with a row of test."""
+    _check(model, enrol, test)
+    pairs = np.asarray(pairs, dtype=np.int64).reshape(-1, 2)
+    if len(pairs) and (pairs.min() < 0 or (pairs.max(0) >= (len(enrol.active), len(test.active))).any()):
+        raise ValueError(f"pairs name rows up to {pairs.max(0)}, sides have {len(enrol.active)}, {len(test.active)}")
+    if model.kind == "cosine":
+        first, second = pairs.T
+        return _cosine(
+            model, enrol, test, lambda a, b: _dots(a, b, pairs),
+            lambda x, y: x[first] + y[second], lambda x, y: x[first] * y[second],
+        )  # fmt: skip
+    scores = np.empty(len(pairs))
+    for e, t, chosen in _groups(enrol.recordings[pairs[:, 0]], test.recordings[pairs[:, 1]]):
+        joint, own_e, own_t = (table[model.used] for table in _tables(model, e, t))
+        rows, own = np.unique(pairs[chosen, 0], return_inverse=True)
+        columns, other = np.unique(pairs[chosen, 1], return_inverse=True)
+        a, b = enrol.active[rows][:, model.used], test.active[columns][:, model.used]
+        part = np.column_stack([own.reshape(-1), other.reshape(-1)])
+        if e == t == 1:
+            base = _look_up(joint, b)
+            weights = torch.from_numpy(_look_up(joint[:, 1:], b) - base)
+            found = _dots(torch.from_numpy(a.astype(np.float64)), weights, part) + base.sum(1)[part[:, 1]]
+        else:
+            found = _looked_up(joint, a, b, part)
+        scores[chosen] = found - _look_up(own_e, a).sum(1)[part[:, 0]] - _look_up(own_t, b).sum(1)[part[:, 1]]
+    return scores
+
+
+def _dots(a: torch.Tensor, b: torch.Tensor, pairs: np.ndarray) -> np.ndarray:
+    """Return the dot products (trials,) of rows of a with rows of b."""
+    return product_scores(torch.cat([a, b]), pairs + np.array([0, len(a)]), torch.float64)
+
+
+def _looked_up(joint, a, b, pairs) -> np.ndarray:
+    """Return the sums (trials,) over attributes of joint at the activations of both sides."""
+    flat, start = joint.reshape(-1), np.arange(len(joint)) * joint.shape[1]
+    a, b = (a + start).astype(np.int32), b.astype(np.int32)
+    made, step = np.empty(len(pairs)), max(1, LOOKUPS // max(len(joint), 1))
+    for i in range(0, len(pairs), step):
+        first, second = pairs[i : i + step].T
+        made[i : i + step] = flat.take(a[first] + b[second]).sum(1)
+    return made
+
+
+def _look_up(table: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return table[attribute, counts[row, attribute]] (rows, n)."""
+    return table[np.arange(len(table)), counts]
+
+
+def _cosine(model, enrol: Side, test: Side, dots, add, multiply) -> np.ndarray:
+    """Return the products of the cosines of activations and of non-activations; dots, add and multiply combine what
+    the two sides give, for all comparisons or for pairs."""
+    a, b = (side.active[:, model.used].astype(np.float64) for side in (enrol, test))
+    count_a, count_b, attributes = enrol.recordings, test.recordings, a.shape[1]
+    shown = dots(torch.from_numpy(a), torch.from_numpy(b))
+    # (r_a - a) (r_b - b) summed = n r_a r_b - r_a sum b - r_b sum a + a b
+    absent = shown - multiply(a.sum(1), count_b) - multiply(count_a, b.sum(1) - attributes * count_b)
+    scores = _safe_quotient(shown, multiply(*(np.linalg.norm(x, axis=1) for x in (a, b))))
+    lengths = (np.linalg.norm(n[:, None] - x, axis=1) for x, n in ((a, count_a), (b, count_b)))
+    return scores * _safe_quotient(absent, multiply(*lengths))
+
+
+def _safe_quotient(x, length):
+    return np.divide(x, length, out=np.zeros_like(x), where=length > 0)
+
+
+def _groups(e: np.ndarray, t: np.ndarray):
+    """Yield the numbers of recordings of both sides and the rows that have them."""
+    both, index = np.unique(np.stack([e, t], 1), axis=0, return_inverse=True)
+    for number, (first, second) in enumerate(both.tolist()):
+        yield first, second, np.flatnonzero(index.reshape(-1) == number)
+
+
+def _check(model: AttributeModel, *sides: Side):
+    """Refuse sides that the model cannot compare.
+
+    Raises:
+        ValueError: other attributes, counts beyond the recordings, or several recordings for a model of single ones.
+    """
+    for side in sides:
+        if side.active.ndim != 2 or side.active.shape[1] != len(model.used):
+            raise ValueError(f"codes {side.active.shape} for a model of {len(model.used)} attributes")
+        if side.recordings.shape != (len(side.active),) or (side.recordings < 1).any():
+            raise ValueError("every row of a side needs one recording or more")
+        if side.active.size and ((side.active < 0) | (side.active > side.recordings[:, None])).any():
+            raise ValueError("codes are not binary: an attribute is active in less than 0 or more than all recordings")
+        if model.kind in SINGLE_ONLY and (side.recordings > 1).any():
+            row = int(np.argmax(side.recordings > 1))
+            raise ValueError(
+                f"{model.kind} compares one recording with one; row {row + 1} pools {side.recordings[row]} (maxllr, "
+                "beta and cosine take several)"
+            )
+
+
+# ---------------------------------------------------------------- files
+
+
+def write_model(path: str | Path, model: AttributeModel):
+    """Write a model as .npz, whole or not at all."""
+    write_npz(path, used=model.used, meta=np.array(json.dumps(model.meta)), **model.parameters)
+
+
+def read_model(path: str | Path) -> AttributeModel:
+    """Read a model.
+
+    Raises:
+        FileNotFoundError, ValueError: missing, damaged, no model, of another version, or with values out of range.
+    """
+    arrays = read_npz(path, {"used": ("b", 1), "meta": ("U", 0)})
+    used, meta = arrays["used"], read_meta(path, arrays["meta"])
+    kind = meta.get("kind")
+    if kind not in KINDS or meta.get("version") != VERSION:
+        raise ValueError(f"{path}: a model {kind!r} of version {meta.get('version')}; this program reads {VERSION}")
+    parameters = read_npz(path, {name: ("f", dimensions) for name, dimensions in PARAMETERS[kind].items()})
+    for name, values in parameters.items():
+        if len(values) != len(used) or values.shape[1:] not in ((), (2,)) or (values < 0).any():
+            raise ValueError(f"{path}: its {name!r} {values.shape} is not of {len(used)} attributes, or below 0")
+    if kind in SINGLE_ONLY and not (isinstance(meta.get("drop_in"), float) and 0 < meta["drop_in"] < 1):
+        raise ValueError(f"{path}: its drop-in {meta.get('drop_in')!r} does not lie between 0 and 1")
+    return AttributeModel(kind, parameters, used, meta)
