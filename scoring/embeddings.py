@@ -5,6 +5,7 @@ Entry points: write_table, read_table, Table.rows(names), speaker_means.
 import json
 import os
 import zipfile
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,20 +68,32 @@ def find_rows(held: np.ndarray, names: list[str], what: str) -> np.ndarray:
     return found
 
 
-def write_npz(path: str | Path, **arrays):
-    """Write arrays as .npz; the file appears complete or not at all."""
+@contextmanager
+def whole_file(path: str | Path, sync: bool = True):
+    """Open a file for writing bytes that appears complete or not at all.
+
+    Args:
+        sync: wait until the disk has it, too slow for a million small files.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(part, "wb") as file:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
+            yield file
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(part, path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def write_npz(path: str | Path, **arrays):
+    """Write arrays as .npz; the file appears complete or not at all."""
+    with whole_file(path) as file:
+        np.savez(file, **arrays)
 
 
 def read_npz(path: str | Path, wanted: dict[str, tuple[str, int]]) -> dict[str, np.ndarray]:
