@@ -1,5 +1,5 @@
 """The embedding table: one .npz with names, vectors, seconds and what made them.
-Entry points: write_table, read_table, Table.rows(names), speaker_means.
+Entry points: write_table, read_table, Table.rows(names), joined, check_source, speaker_means.
 """
 
 import json
@@ -44,6 +44,23 @@ class Table:
 def made_by(meta: dict) -> str:
     """Return the checkpoint that made embeddings, from their `meta`, in words."""
     return f"{meta.get('checkpoint', 'unknown checkpoint')} (sha256 {meta.get('sha256', 'unknown')})"
+
+
+def check_source(meta: dict, path: str | Path, other: dict, other_path: str | Path):
+    """Refuse to use embeddings together that were made by different networks or at another sample scale.
+
+    Args:
+        meta, other: the meta of two tables; a file that says nothing of its embeddings' origin has an empty one.
+
+    Raises:
+        ValueError: what made each, and what to do.
+    """
+    if any(meta.get(key) != other.get(key) for key in ("sha256", "wav_scale")):
+        one, two = (f"{made_by(made)} at wav_scale {made.get('wav_scale', 'unknown')}" for made in (meta, other))
+        raise ValueError(
+            f"{path} holds or wants embeddings by {one}, {other_path} by {two}: extract both alike, or give "
+            "--allow_other_embeddings"
+        )
 
 
 def find_rows(held: np.ndarray, names: list[str], what: str) -> np.ndarray:
@@ -151,6 +168,30 @@ def read_table(path: str | Path) -> Table:
     if not len(names) == len(vectors) == len(seconds) or not vectors.size:
         raise ValueError(f"{path}: {len(names)} names, {vectors.shape} vectors, {len(seconds)} seconds do not agree")
     return Table(names, vectors.astype(np.float32), seconds, read_meta(path, arrays["meta"]), str(path))
+
+
+def joined(tables: list[Table]) -> Table:
+    """Return tables of different recordings as one, with the meta of the first.
+
+    Raises:
+        ValueError: their embeddings are of different sizes, or a recording is in two of them.
+    """
+    first = tables[0]
+    if len(tables) == 1:
+        return first
+    for table in tables:
+        if table.vectors.shape[1] != first.vectors.shape[1]:
+            raise ValueError(
+                f"{table.path}: embeddings of {table.vectors.shape[1]} numbers, {first.path}: of "
+                f"{first.vectors.shape[1]}"
+            )
+    names, vectors, seconds = (
+        np.concatenate([getattr(table, name) for table in tables]) for name in ("names", "vectors", "seconds")
+    )
+    distinct, counts = np.unique(names, return_counts=True)
+    if len(distinct) < len(names):
+        raise ValueError(f"{tables[-1].path}: {distinct[counts > 1][0].decode()} is in an earlier table too")
+    return Table(names, vectors, seconds, first.meta, ", ".join(table.path for table in tables))
 
 
 def speaker_means(vectors: np.ndarray, labels: np.ndarray, least: int = 2) -> tuple[np.ndarray, np.ndarray]:
