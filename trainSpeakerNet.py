@@ -48,7 +48,7 @@ def make_flags():
     SpeakerNet.add_arguments(parser)
     DatasetLoader.add_arguments(parser)
     loss = parser.add_argument_group("loss")
-    loss.add_argument("--trainfunc", default="", help=f"one of: {', '.join(registry.names('loss'))}")
+    loss.add_argument("--trainfunc", default="", help=f"one of: {', '.join(registry.names('loss', 'speaker'))}")
     loss.add_argument(
         "--nClasses", type=int, default=0, help="speakers of a softmax head (default: those of --train_list)"
     )
@@ -105,7 +105,7 @@ def make_flags():
 
 def chosen_classes(args) -> dict:
     """Return {"--model X": class, ...} of what the names choose; --eval needs no more than a network."""
-    chosen = [("models", args.model, "speaker"), ("loss", args.trainfunc, None)]
+    chosen = [("models", args.model, "speaker"), ("loss", args.trainfunc, "speaker")]
     if args.eval:
         chosen = [entry for entry in chosen if entry[1]]
     else:

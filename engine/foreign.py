@@ -1,5 +1,5 @@
 """Weights that others published: their names turned into ours, or fetched by a network's own pipeline.
-Entry points: load_into(net, path), initialise(net, args), recognise(weights, task).
+Entry points: load_into(net, path), initialise(net, args), recognise(weights, task), read_network, write_plain.
 
 A network knows its foreign layouts itself: from_foreign(weights) -> (constructor arguments, weights) or None, and
 MISSING_OK, the beginnings of own names that such weights lack. Names here have no `__S__.` in front.
@@ -57,6 +57,35 @@ def initialise(net: torch.nn.Module, args) -> list[str]:
         return [f"--reset_weights: {args.initial_model} is not loaded"]
     kept = {name: getattr(args, name) for name in ("keep_head", "keep_head_rows", "allow_partial")}
     return load_into(net, args.initial_model, **kept)
+
+
+def read_network(path: str | Path, task: str) -> tuple[torch.nn.Module, dict]:
+    """Return the network of a file by itself, ours or a plain state dict of a known layout, and its card (or {}).
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, no network for `task`, or weights that do not fit.
+    """
+    weights, card = checkpoint.weights_of(checkpoint.read(path), path)
+    if card:
+        folder, _, name = card["class"].partition(".")
+        try:
+            network = registry.load(folder, name, task)(**card["kwargs"])
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} cannot be rebuilt from what it says of itself: {error}") from None
+    else:
+        found = recognise(weights, task)
+        if found is None:
+            known = ", ".join(registry.names("models", task))
+            raise ValueError(f"{path} is no network for the task {task}; known here: {known}")
+        network, weights = found
+    checkpoint.load_weights(network, _inner(weights), path)
+    return network, card
+
+
+def write_plain(path: str | Path, network: torch.nn.Module):
+    """Write the weights alone, under the network's own names, as a plain state dict on the CPU, atomically."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    checkpoint.write(path, weights)
 
 
 def _inner(weights):

@@ -16,7 +16,7 @@ FLAG = {"models": "--model", "loss": "--trainfunc", "optimizer": "--optimizer", 
 
 
 def names(folder: str, task: str | None = None) -> list[str]:
-    """List what `folder` offers by name; with `task`, only models whose TASK is it (speaker where not stated)."""
+    """List what `folder` offers by name; with `task`, only classes whose TASK is it (speaker where not stated)."""
     found = sorted(p.stem for p in (ROOT / folder).glob("*.py") if not p.stem.startswith("_"))
     if task is None:
         return found
@@ -45,9 +45,7 @@ def load(folder: str, name: str, task: str | None = None):
     if name not in available:
         if task is not None and name in names(folder):
             actual = _task_of(ROOT / folder / f"{name}.py")
-            raise ValueError(
-                f"{flag} {name} is a network for the task {actual}, this script trains: {', '.join(available)}"
-            )
+            raise ValueError(f"{flag} {name} is for the task {actual}, this script takes: {', '.join(available)}")
         raise ValueError(f"{flag} {name}: not found{nearest(name, available)}; available: {', '.join(available)}")
     module = importlib.import_module(f"{folder}.{name}")
     if not hasattr(module, attribute):

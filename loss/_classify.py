@@ -9,14 +9,19 @@ from torch.nn import functional
 
 
 def in_float32(forward):
-    """Run a loss's forward(self, x, label) outside autocast, with `x` in at least float32."""
+    """Run a loss's forward(self, x, ...) outside autocast, with floating tensors in at least float32."""
 
     @functools.wraps(forward)
-    def run(self, x, label=None):
+    def run(self, x, *others):
         with torch.autocast(x.device.type, enabled=False):
-            return forward(self, x.to(torch.promote_types(x.dtype, torch.float32)), label)
+            return forward(self, *map(_widen, (x, *others)))
 
     return run
+
+
+def _widen(x):
+    floating = torch.is_tensor(x) and x.is_floating_point()
+    return x.to(torch.promote_types(x.dtype, torch.float32)) if floating else x
 
 
 def flatten(x: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -26,6 +26,15 @@ def sine(cosine: torch.Tensor) -> torch.Tensor:
     return (1 - cosine**2).clamp(1e-12, 1).sqrt()
 
 
+def move_angle(cosine: torch.Tensor, margin: torch.Tensor, drop: torch.Tensor) -> torch.Tensor:
+    """Return cos(theta + margin), which falls with theta only up to pi - margin: beyond, cosine - drop.
+
+    Deng et al., ArcFace, CVPR 2019, whose `drop` is margin * sin(margin).
+    """
+    moved = cosine * margin.cos() - sine(cosine) * margin.sin()
+    return torch.where(cosine > -margin.cos(), moved, cosine - drop)
+
+
 def penalise_nearest(cosine: torch.Tensor, label: torch.Tensor, k: int, margin: torch.Tensor) -> torch.Tensor:
     """Raise the k largest cosines to other classes to cos(theta - margin); `cosine` is (rows, classes).
 

@@ -5,7 +5,7 @@ Entry point: LossFunction.
 import torch
 from torch import nn
 
-from loss._margin import MarginLoss, sine
+from loss._margin import MarginLoss, move_angle, sine
 
 
 class LossFunction(MarginLoss):
@@ -29,9 +29,7 @@ class LossFunction(MarginLoss):
         return self.weight
 
     def with_margin(self, cosine, margin):
-        """Return cos(theta + margin), which falls with theta only up to pi - margin: beyond, a straight line."""
-        moved = cosine * margin.cos() - sine(cosine) * margin.sin()
+        """Return the cosine of an angle larger by `margin`, or what continues it near pi."""
         if self.easy_margin:
-            return torch.where(cosine > 0, moved, cosine)
-        drop = 1 - margin.cos() if self.continuous_fallback else margin * margin.sin()
-        return torch.where(cosine > -margin.cos(), moved, cosine - drop)
+            return torch.where(cosine > 0, cosine * margin.cos() - sine(cosine) * margin.sin(), cosine)
+        return move_angle(cosine, margin, 1 - margin.cos() if self.continuous_fallback else margin * margin.sin())

@@ -16,7 +16,7 @@ from scoring.metrics import eer
 
 DIM, CLASSES, SPEAKERS = 12, 7, 6
 OPTIONS = {"nOut": DIM, "nClasses": CLASSES, "margin": 0.2, "scale": 10, "hard_rank": 1, "hard_prob": 1.0}
-FILES = names("loss")
+FILES = names("loss", "speaker")
 MARGIN = ("aamsoftmax", "amsoftmax", "subcenter")
 METRIC = ("angleproto", "ge2e", "proto", "triplet")
 OURS = (*MARGIN, *METRIC, "softmax", "softmaxproto")
