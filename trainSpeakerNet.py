@@ -205,19 +205,13 @@ def train(args):
     loader = DatasetLoader.train_loader(train_list, args, world, rank, device, log.line)
     describe(net, args, log, device)
 
-    parameters = groups.parameter_groups(net, args.lr_groups, args.lr)
-    optimizer = registry.build(registry.load("optimizer", args.optimizer), vars(args), parameters)
+    optimizer = run.build_optimizer(net, args)
     freezer = groups.freezer_of(net, args.freeze)
     freezer.set_step(0)
     if freezer.parts:
         log.line(freezer.describe())
     steps_per_epoch = max(1, len(loader.batch_sampler) // args.accumulate)
-    schedule = {
-        "steps_per_epoch": steps_per_epoch,
-        "total_steps": args.max_steps or args.max_epoch * steps_per_epoch,
-        "global_batch": run.samples_per_step(args),
-    }
-    scheduler, unit = registry.build(registry.load("scheduler", args.scheduler), {**vars(args), **schedule}, optimizer)
+    scheduler, unit = run.build_scheduler(optimizer, args, steps_per_epoch)
     normalise = bool(getattr(loss, "test_normalize", True))
     card["meta"] = {
         "wav_scale": args.wav_scale,

@@ -1,5 +1,5 @@
 """How a training run begins: the flags every trainer has, its State in the asked precision, going on from a checkpoint.
-Entry points: add_arguments(parser), prepare(...), resume(state, log, args), end(...).
+Entry points: add_arguments(parser), build_optimizer, build_scheduler, prepare, resume, end.
 """
 
 import time
@@ -146,6 +146,22 @@ def add_arguments(parser):
         group, "--channels_last", help="store images channels last, which 2-d networks on a GPU or in bfloat16 prefer"
     )
     add_bool(group, "--sync_bn", help="BatchNorm statistics over all ranks (CUDA)")
+
+
+def build_optimizer(module, args):
+    """Return the --optimizer of a module's parameters, parts of it at rates of their own."""
+    parameters = groups.parameter_groups(module, args.lr_groups, args.lr)
+    return registry.build(registry.load("optimizer", args.optimizer), vars(args), parameters)
+
+
+def build_scheduler(optimizer, args, steps_per_epoch: int):
+    """Return the --scheduler and by what it is stepped, "epoch" or "iteration"."""
+    schedule = {
+        "steps_per_epoch": steps_per_epoch,
+        "total_steps": args.max_steps or args.max_epoch * steps_per_epoch,
+        "global_batch": samples_per_step(args),
+    }
+    return registry.build(registry.load("scheduler", args.scheduler), {**vars(args), **schedule}, optimizer)
 
 
 def prepare(module, optimizer, args, device, scheduler=None, scheduler_unit="epoch", card=None) -> State:
