@@ -1,8 +1,8 @@
 """Likelihood ratios of comparisons of binary voice attributes: a sum of one term per attribute, natural logarithms.
 Entry points: fit_model, score_pairs, score_all, partials, case_terms; Side, single, pooled; read_model, write_model.
 
-All in float64. Every LLR model is a sum over attributes of joint[a_e + a_t] - own[a_e] - own[a_t], where a counts the
-activations of a side: all-against-all is then one matrix product for single recordings, a few for several.
+All in float64. The LLR models are sums over attributes of joint[a_e + a_t] - own[a_e] - own[a_t], where a counts the
+activations of a side: all against all is one matrix product for single recordings, a few for several.
 """
 
 import json
@@ -12,18 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from scoring.attribute_terms import SINGLE_ONLY, tables
 from scoring.embeddings import read_meta, read_npz, write_npz
-from scoring.population import (
-    ALPHA_LEAST,
-    ALPHA_MOST,
-    Population,
-    bounded,
-    constant,
-    drop_out,
-    fit_beta,
-    fit_maxllr,
-    typicality,
-)
+from scoring.population import Population, constant, drop_out, fit_beta, fit_maxllr, typicality
 from scoring.trials import product_scores
 
 KINDS = ("dna", "speech", "maxllr", "beta", "cosine")
@@ -31,10 +22,10 @@ PARAMETERS = {
     "dna": {"typicality": 1, "drop_out": 1}, "speech": {"typicality": 1, "drop_out": 1},
     "maxllr": {"f": 1, "p": 1, "q": 1}, "beta": {"alpha": 2}, "cosine": {},
 }  # fmt: skip
-SINGLE_ONLY = ("dna", "speech")
 VERSION = 1
-MARGIN = 1e-9  # drop-in and drop-out stay this far from 0 and 1, where a ratio would be 0 or infinite
-LOOKUPS = 2**21  # numbers looked up at a time (16 MB)
+# What is gathered at a time: trials of tables with more rows than this (270 MB at 512 attributes), and look-ups (1 MB,
+# the cache of a core).
+MOST_TRIALS, LOOKUPS = 2**15, 2**17
 
 
 @dataclass
@@ -153,7 +144,7 @@ def case_terms(model: AttributeModel) -> np.ndarray:
     """
     if model.kind == "cosine":
         raise ValueError("cosine has no terms by case: those of one attribute depend on all others")
-    joint, own, _ = _tables(model, 1, 1)
+    joint, own, _ = tables(model, 1, 1)
     shown = 1 - np.arange(2)  # activations at index 0, 1
     return joint[:, shown[:, None] + shown] - own[:, shown, None] - own[:, None, shown]
 
@@ -169,71 +160,23 @@ def partials(model: AttributeModel, enrol: Side, test: Side) -> np.ndarray:
         raise ValueError(f"{len(enrol.active)} rows of enrolment for {len(test.active)} of test")
     first, second = enrol.active.astype(np.int64), test.active.astype(np.int64)
     if model.kind == "cosine":
-        absent = [(enrol.recordings[:, None] - first), (test.recordings[:, None] - second)]
-        shown, lacking = (_cosine_terms(a * model.used, b * model.used) for a, b in ((first, second), absent))
-        return 0.5 * (shown * lacking.sum(1, keepdims=True) + lacking * shown.sum(1, keepdims=True))
+        shown, absent = (a * b for a, b in zip(_directions(model, enrol), _directions(model, test)))
+        return 0.5 * (shown * absent.sum(1, keepdims=True) + absent * shown.sum(1, keepdims=True))
     terms = np.empty(first.shape)
     for e, t, rows in _groups(enrol.recordings, test.recordings):
-        joint, own_e, own_t = _tables(model, e, t)
+        joint, own_e, own_t = tables(model, e, t)
         a, b = first[rows], second[rows]
         terms[rows] = _look_up(joint, a + b) - _look_up(own_e, a) - _look_up(own_t, b)
     return terms
 
 
-def _cosine_terms(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    length = np.linalg.norm(a, axis=1, keepdims=True) * np.linalg.norm(b, axis=1, keepdims=True)
-    return np.divide(a * b, length, out=np.zeros(a.shape), where=length > 0)
-
-
-def _tables(model: AttributeModel, e: int, t: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return joint (n, e + t + 1), own (n, e + 1) and own (n, t + 1) of comparisons of e with t recordings, by the
-    number of activations; all 0 for attributes that are not used."""
-    if model.kind in SINGLE_ONLY:
-        nothing = np.zeros((len(model.used), 2))
-        made = _case_table(model), nothing, nothing
-    else:
-        made = tuple(_log_evidence(model, count) for count in (e + t, e, t))
-    return tuple(np.where(model.used[:, None], table, 0.0) for table in made)
-
-
-def _case_table(model: AttributeModel) -> np.ndarray:
-    """Return the log ratios (n, 3) where none, one or both of two recordings show the attribute, spec of Ben-Amor and
-    Bonastre 2022: DNA (errors in the test only, mixed cases averaged) or Speech (errors on both sides)."""
-    typical = np.clip(model.parameters["typicality"], 1e-12, 1)
-    out = np.clip(model.parameters["drop_out"], 0, 1 - MARGIN)
-    drop_in = np.clip(model.meta["drop_in"], MARGIN, 1 - MARGIN)
-    chance = drop_in * typical
-    if model.kind == "dna":
-        both = 1 / (typical * (chance + 1 - out))
-        none = 1 / (typical * (1 - drop_in + out))
-        mixed = (drop_in / (chance + 1 - drop_in) + out / typical) / 2
-    else:
-        both = (1 + chance**2) / (typical * (2 * chance * (1 - out) + chance**2 + (1 - out) ** 2))
-        none = (1 + out**2) / (typical * (2 * out * (1 - drop_in) + (1 - drop_in) ** 2 + out**2))
-        errors = (1 - drop_in) * chance + out * (1 - out)
-        mixed = errors / (typical * (1 + chance * out + errors))
-    return np.log(np.stack([none, mixed, both], axis=1))
-
-
-def _log_evidence(model: AttributeModel, recordings: int) -> np.ndarray:
-    """Return the log probability (n, recordings + 1) of 0, 1, ... activations in given ones of so many recordings."""
-    shown = np.arange(recordings + 1)
-    if model.kind == "maxllr":
-        f, p, q = (bounded(model.parameters[name])[:, None] for name in "fpq")
-        owner = np.log(f) + shown * np.log(p) + (recordings - shown) * np.log1p(-p)
-        other = np.log1p(-f) + shown * np.log(q) + (recordings - shown) * np.log1p(-q)
-        return np.logaddexp(owner, other)
-    # B(alpha + counts) / B(alpha) as products of alpha, alpha + 1, ..., which keep their digits for a large alpha
-    alpha = np.clip(model.parameters["alpha"], ALPHA_LEAST, ALPHA_MOST)
-    rising = [_log_rising(values, recordings) for values in (alpha[:, 0], alpha[:, 1], alpha.sum(1))]
-    return rising[0] + rising[1][:, ::-1] - rising[2][:, -1:]
-
-
-def _log_rising(start: np.ndarray, most: int) -> np.ndarray:
-    """Return ln of start (start + 1) ... (start + k - 1) for k = 0 .. most: (n, most + 1)."""
-    made = np.zeros((len(start), most + 1))
-    np.cumsum(np.log(start[:, None] + np.arange(most)), axis=1, out=made[:, 1:])
-    return made
+def _directions(model: AttributeModel, side: Side) -> tuple[np.ndarray, np.ndarray]:
+    """Return activations and non-activations (rows, n) at unit length, 0 for attributes that are not used."""
+    made = []
+    for counts in (side.active, side.recordings[:, None] - side.active):
+        counts = counts * model.used.astype(np.float64)
+        made.append(counts / np.maximum(np.linalg.norm(counts, axis=1, keepdims=True), 1e-12))
+    return made[0], made[1]
 
 
 # ---------------------------------------------------------------- scores
@@ -243,14 +186,16 @@ def score_all(model: AttributeModel, enrol: Side, test: Side) -> np.ndarray:
     """Return the scores (rows of enrol, rows of test) of all comparisons."""
     _check(model, enrol, test)
     if model.kind == "cosine":
-        return _cosine(model, enrol, test, lambda a, b: (a @ b.T).numpy(), np.add.outer, np.multiply.outer)
+        sides = zip(_directions(model, enrol), _directions(model, test))
+        shown, absent = (torch.from_numpy(a) @ torch.from_numpy(b).T for a, b in sides)
+        return shown.mul_(absent).numpy()
     scores = np.empty((len(enrol.active), len(test.active)))
     for e in np.unique(enrol.recordings).tolist():
         for t in np.unique(test.recordings).tolist():
             rows, columns = np.flatnonzero(enrol.recordings == e), np.flatnonzero(test.recordings == t)
-            joint, own_e, own_t = (table[model.used] for table in _tables(model, e, t))
+            joint, own_e, own_t = (table[model.used] for table in tables(model, e, t))
             a, b = enrol.active[rows][:, model.used], test.active[columns][:, model.used]
-            # what the side of fewer recordings is taken apart by
+            # one product for each activation of the side that has fewer recordings
             made = _all_of(joint, own_e, own_t, a, b) if e <= t else _all_of(joint, own_t, own_e, b, a).T
             if made.shape == scores.shape:
                 return made
@@ -259,15 +204,14 @@ def score_all(model: AttributeModel, enrol: Side, test: Side) -> np.ndarray:
 
 
 def _all_of(joint, own_a, own_b, a, b) -> np.ndarray:
-    """Return the scores (rows of a, rows of b) as a sum over the activations k of matrix products
-    [a = k] times joint[k + b] - joint[b]."""
+    """Return the scores (rows of a, rows of b): a sum over k of products of [a = k] with joint[k + b] - joint[b]."""
     base = _look_up(joint, b)
     offset_a, offset_b = -_look_up(own_a, a).sum(1), (base - _look_up(own_b, b)).sum(1)
     scores = None
     for k in range(1, own_a.shape[1]):
         chosen = (a == k).astype(np.float64)
         weights = _look_up(joint[:, k:], b) - base
-        if k == 1:  # the sums of the two sides ride along as two more columns
+        if scores is None:  # the sums of the two sides ride along as two more columns
             chosen = np.column_stack([chosen, offset_a, np.ones(len(a))])
             weights = np.column_stack([weights, np.ones(len(b)), offset_b])
             scores = torch.from_numpy(chosen) @ torch.from_numpy(weights).T
@@ -282,65 +226,52 @@ def score_pairs(model: AttributeModel, enrol: Side, test: Side, pairs: np.ndarra
     pairs = np.asarray(pairs, dtype=np.int64).reshape(-1, 2)
     if len(pairs) and (pairs.min() < 0 or (pairs.max(0) >= (len(enrol.active), len(test.active))).any()):
         raise ValueError(f"pairs name rows up to {pairs.max(0)}, sides have {len(enrol.active)}, {len(test.active)}")
-    if model.kind == "cosine":
-        first, second = pairs.T
-        return _cosine(
-            model, enrol, test, lambda a, b: _dots(a, b, pairs),
-            lambda x, y: x[first] + y[second], lambda x, y: x[first] * y[second],
-        )  # fmt: skip
-    scores = np.empty(len(pairs))
+    scores, many = np.empty(len(pairs)), max(len(enrol.active), len(test.active)) > MOST_TRIALS
     for e, t, chosen in _groups(enrol.recordings[pairs[:, 0]], test.recordings[pairs[:, 1]]):
-        joint, own_e, own_t = (table[model.used] for table in _tables(model, e, t))
-        rows, own = np.unique(pairs[chosen, 0], return_inverse=True)
-        columns, other = np.unique(pairs[chosen, 1], return_inverse=True)
-        a, b = enrol.active[rows][:, model.used], test.active[columns][:, model.used]
-        part = np.column_stack([own.reshape(-1), other.reshape(-1)])
-        if e == t == 1:
-            base = _look_up(joint, b)
-            weights = torch.from_numpy(_look_up(joint[:, 1:], b) - base)
-            found = _dots(torch.from_numpy(a.astype(np.float64)), weights, part) + base.sum(1)[part[:, 1]]
-        else:
-            found = _looked_up(joint, a, b, part)
-        scores[chosen] = found - _look_up(own_e, a).sum(1)[part[:, 0]] - _look_up(own_t, b).sum(1)[part[:, 1]]
+        step = MOST_TRIALS if many else len(chosen)
+        for i in range(0, len(chosen), step):
+            part = chosen[i : i + step]
+            (rows, first), (columns, second) = (np.unique(side, return_inverse=True) for side in pairs[part].T)
+            index = np.column_stack([first.reshape(-1), second.reshape(-1)])
+            scores[part] = _scores_of(model, e, t, enrol.take(rows), test.take(columns), index)
     return scores
 
 
-def _dots(a: torch.Tensor, b: torch.Tensor, pairs: np.ndarray) -> np.ndarray:
+def _scores_of(model, e: int, t: int, enrol: Side, test: Side, pairs: np.ndarray) -> np.ndarray:
+    """Return the scores (trials,) of pairs of rows of e recordings with rows of t."""
+    if model.kind == "cosine":
+        shown, absent = zip(_directions(model, enrol), _directions(model, test))
+        return _dots(*shown, pairs) * _dots(*absent, pairs)
+    joint, own_e, own_t = (table[model.used] for table in tables(model, e, t))
+    a, b = enrol.active[:, model.used].astype(np.int64), test.active[:, model.used].astype(np.int64)
+    offset_a, offset_b = -_look_up(own_e, a).sum(1), -_look_up(own_t, b).sum(1)
+    if e == t == 1:
+        base = _look_up(joint, b)
+        offset_b += base.sum(1)
+        scores = _dots(a.astype(np.float64), _look_up(joint[:, 1:], b) - base, pairs)
+    else:
+        scores = _looked_up(joint, a, b, pairs)
+    return scores + offset_a[pairs[:, 0]] + offset_b[pairs[:, 1]]
+
+
+def _dots(a: np.ndarray, b: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Return the dot products (trials,) of rows of a with rows of b."""
-    return product_scores(torch.cat([a, b]), pairs + np.array([0, len(a)]), torch.float64)
+    return product_scores(np.concatenate([a, b]), pairs + np.array([0, len(a)]), torch.float64)
 
 
 def _looked_up(joint, a, b, pairs) -> np.ndarray:
     """Return the sums (trials,) over attributes of joint at the activations of both sides."""
-    flat, start = joint.reshape(-1), np.arange(len(joint)) * joint.shape[1]
-    a, b = (a + start).astype(np.int32), b.astype(np.int32)
-    made, step = np.empty(len(pairs)), max(1, LOOKUPS // max(len(joint), 1))
+    flat, a = joint.reshape(-1), a + np.arange(len(joint)) * joint.shape[1]
+    scores, step = np.empty(len(pairs)), max(1, LOOKUPS // max(len(joint), 1))
     for i in range(0, len(pairs), step):
         first, second = pairs[i : i + step].T
-        made[i : i + step] = flat.take(a[first] + b[second]).sum(1)
-    return made
+        scores[i : i + step] = flat.take(a[first] + b[second]).sum(1)
+    return scores
 
 
 def _look_up(table: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Return table[attribute, counts[row, attribute]] (rows, n)."""
     return table[np.arange(len(table)), counts]
-
-
-def _cosine(model, enrol: Side, test: Side, dots, add, multiply) -> np.ndarray:
-    """Return the products of the cosines of activations and of non-activations; dots, add and multiply combine what
-    the two sides give, for all comparisons or for pairs."""
-    a, b = (side.active[:, model.used].astype(np.float64) for side in (enrol, test))
-    count_a, count_b, attributes = enrol.recordings, test.recordings, a.shape[1]
-    shown = dots(torch.from_numpy(a), torch.from_numpy(b))
-    # (r_a - a) (r_b - b) summed = n r_a r_b - r_a sum b - r_b sum a + a b
-    absent = shown - multiply(a.sum(1), count_b) - multiply(count_a, b.sum(1) - attributes * count_b)
-    scores = _safe_quotient(shown, multiply(*(np.linalg.norm(x, axis=1) for x in (a, b))))
-    lengths = (np.linalg.norm(n[:, None] - x, axis=1) for x, n in ((a, count_a), (b, count_b)))
-    return scores * _safe_quotient(absent, multiply(*lengths))
-
-
-def _safe_quotient(x, length):
-    return np.divide(x, length, out=np.zeros_like(x), where=length > 0)
 
 
 def _groups(e: np.ndarray, t: np.ndarray):
