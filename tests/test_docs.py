@@ -1,6 +1,5 @@
 """The tutorial as a reader follows it: its files are written, its commands run in order, only smaller."""
 
-import os
 import re
 import subprocess
 import sys
@@ -8,6 +7,7 @@ import sys
 import pytest
 from conftest import ROOT
 from tree import copy_tree
+from warm import warm
 
 import trainSpeakerNet
 from engine.args import parse
@@ -47,23 +47,21 @@ def test_every_command_of_the_page_runs(page, tmp_path):
             (tree / code.splitlines()[0].removeprefix("# ")).write_text(code)
     commands = [c.strip() for block in blocks(ROOT / page, "bash") for c in block.replace("\\\n", " ").splitlines()]
     assert len(commands) >= 7
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}",
-    }
-    for command in commands:
-        for start, more in SMALLER.items():
-            if start in command:
-                command += more
-        for long, short in REPLACED.items():
-            command = command.replace(long, short)
-        done = subprocess.run(command.split(), cwd=tree, env=environment, capture_output=True, text=True, timeout=200)
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    with warm(tree) as server:
+        for command in commands:
+            for start, more in SMALLER.items():
+                if start in command:
+                    command += more
+            for long, short in REPLACED.items():
+                command = command.replace(long, short)
+            python, script, *flags = command.split()
+            assert python == "python", command
+            code, text = server.wait(server.launch(*flags, script=script))
+            assert code == 0, f"{command}\n{text}"
     assert (tree / PAGES[page]).exists()
     snippets = [code for code in blocks(ROOT / page, "python") if not code.startswith("# ")]
     for code in snippets:
-        done = subprocess.run([sys.executable, "-c", code], cwd=tree, env=environment, capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-c", code], cwd=tree, capture_output=True, text=True)
         assert done.returncode == 0 and done.stdout, done.stderr
 
 

@@ -1,8 +1,9 @@
-"""Training runs forked off one process that has imported everything: milliseconds each instead of seconds.
+"""Runs of scripts forked off one process that has imported everything: milliseconds each instead of seconds.
 Entry point: `with warm(tree) as server: run = server.launch(*flags); run.kill(); code, text = server.wait(run)`.
 """
 
 import contextlib
+import importlib
 import json
 import os
 import signal
@@ -14,12 +15,13 @@ from pathlib import Path
 
 
 class Run:
-    """A run of trainSpeakerNet.py in a process of its own: `pid`, and the file that takes what it prints."""
+    """A run of a script in a process of its own: `pid`, and the files that take what it prints."""
 
-    def __init__(self, pid, output):
-        self.pid, self.output, self.over = pid, output, False
+    def __init__(self, pid, output, errors):
+        self.pid, self.output, self.errors, self.over = pid, output, errors, False
 
     def text(self):
+        """Return what was printed, to standard output and (unless they were parted) to standard error."""
         return self.output.read_text()
 
     def kill(self, number=signal.SIGKILL):
@@ -38,13 +40,18 @@ class Server:
         self.process.stdin.flush()
         return int(self.process.stdout.readline())
 
-    def launch(self, *flags, code="", **environment):
-        """Start trainSpeakerNet.py with `flags`, after executing the Python source `code` in its process."""
+    def launch(self, *flags, script="trainSpeakerNet.py", code="", parted=False, **environment):
+        """Start a script with `flags`, after executing the Python source `code` in its process.
+
+        `parted`: standard error goes to a file of its own.
+        """
         self.count += 1
         output = self.folder / f"run{self.count}.txt"
+        errors = self.folder / f"errors{self.count}.txt" if parted else output
         output.touch()
-        job = {"argv": [str(f) for f in flags], "code": code, "environment": environment, "output": str(output)}
-        return Run(self._ask(**job), output)
+        errors.touch()
+        job = {"argv": [script, *map(str, flags)], "code": code, "environment": environment}
+        return Run(self._ask(**job, output=str(output), errors=str(errors)), output, errors)
 
     def wait(self, run):
         """Wait for the end of `run`; return its exit code (minus the signal that killed it) and what it printed."""
@@ -81,12 +88,15 @@ def until(run, word, seconds=30):
 
 def serve():
     """Fork a run per line of standard input, or wait for one. This process never computes: threads do not survive."""
+    import matplotlib.pyplot  # noqa: F401
     import models.Tiny  # noqa: F401
-    import scipy.signal  # noqa: F401
+    import scipy.signal
+    import scipy.stats  # noqa: F401
+    import sklearn.linear_model  # noqa: F401
     import torch.utils.tensorboard
     from torch.utils.flop_counter import FlopCounterMode
 
-    import trainSpeakerNet
+    import trainSpeakerNet  # noqa: F401
     from engine.log import run_main
 
     with FlopCounterMode(display=False):
@@ -100,15 +110,14 @@ def serve():
         if pid:
             print(pid, flush=True)
             continue
-        handle = os.open(job["output"], os.O_WRONLY)
-        for stream in (1, 2):
-            os.dup2(handle, stream)
+        for stream, kind in ((1, "output"), (2, "errors")):
+            os.dup2(os.open(job[kind], os.O_WRONLY | os.O_APPEND), stream)
         # a suite started in the background of a script inherits a Ctrl-C that is ignored
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.environ.update(job["environment"])
-        sys.argv = ["trainSpeakerNet.py", *job["argv"]]
+        sys.argv = job["argv"]
         exec(job["code"], {})
-        run_main(trainSpeakerNet.main)
+        run_main(importlib.import_module(Path(job["argv"][0]).stem).main)
 
 
 if __name__ == "__main__":
