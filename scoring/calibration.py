@@ -55,7 +55,9 @@ def as_columns(values) -> np.ndarray:
     return values[:, None] if values.ndim == 1 else values
 
 
-def fit(columns, labels, inputs: list[str], prior: float = 0.5, about: dict | None = None) -> Calibration:
+def fit(
+    columns, labels, inputs: list[str], prior: float = 0.5, about: dict | None = None, strength: float | None = None
+) -> Calibration:
     """Fit scales and offset by logistic regression, both classes weighted to `prior` of a target.
 
     Minimises prior * mean ln(1 + exp(-(llr + logit prior))) over targets and its counterpart over impostors, by
@@ -65,6 +67,8 @@ def fit(columns, labels, inputs: list[str], prior: float = 0.5, about: dict | No
     Args:
         columns: (trials,) or (trials, inputs) scores and quality terms.
         about: what to store of the list: list, hash.
+        strength: inverse strength C of a regularisation, as in scikit-learn: the scales, of inputs as they are, are
+            held by sum of their squares / (2 C trials). None for none.
 
     Raises:
         ValueError: one class is missing, a column is constant or repeats others, or the fit does not end.
@@ -83,8 +87,11 @@ def fit(columns, labels, inputs: list[str], prior: float = 0.5, about: dict | No
     standard = np.column_stack([(columns - centre) / spread, np.ones(len(columns))])
     if np.linalg.cond(standard.T @ standard) > 1e12:
         raise ValueError(f"calibration: {', '.join(inputs)} hold the same twice; leave one out")
-    weights, steps, ridge = *_newton(standard, labels, prior, 0.0), 0.0
-    if weights is None or (standard @ weights)[labels].min() >= (standard @ weights)[~labels].max():
+    ridge = 0.0 if strength is None else 1 / (strength * len(labels) * spread**2)
+    weights, steps = _newton(standard, labels, prior, ridge)
+    if strength is not None:
+        ridge = 0.0  # of the kind that is told
+    elif weights is None or (standard @ weights)[labels].min() >= (standard @ weights)[~labels].max():
         ridge = RIDGE
         weights, steps = _newton(standard, labels, prior, ridge)
     if weights is None:
@@ -95,6 +102,7 @@ def fit(columns, labels, inputs: list[str], prior: float = 0.5, about: dict | No
     fitted = {
         **(about or {}), "trials": len(labels), "targets": int(labels.sum()), "steps": steps, "ridge": ridge,
         "cllr": cllr(llrs, labels), "min_cllr": min_cllr(llrs, labels),
+        **({} if strength is None else {"strength": strength}),
     }  # fmt: skip
     return Calibration(list(inputs), scales.tolist(), offset, prior, fitted)
 
@@ -103,8 +111,8 @@ def _newton(standard, labels, prior, ridge):
     """Return (weights, steps) of the least weighted logistic loss; weights are None where it has no end."""
     share = np.where(labels, prior / labels.sum(), (1 - prior) / (~labels).sum())
     shift, sign = np.log(prior / (1 - prior)), np.where(labels, 1.0, -1.0)
-    penalty = np.full(standard.shape[1], ridge)
-    penalty[-1] = 0  # the offset is free
+    penalty = np.zeros(standard.shape[1])
+    penalty[:-1] = ridge  # the offset is free
 
     def loss(weights):
         return share @ np.logaddexp(0, -sign * (standard @ weights + shift)) + penalty @ weights**2 / 2

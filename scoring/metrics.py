@@ -197,6 +197,28 @@ def min_dcf(scores, labels, p_target: float = 0.05, c_miss: float = 1, c_fa: flo
     return min_dcf_of(count_accepted(scores, labels, weights), p_target, c_miss, c_fa)
 
 
+def raw_min_dcf_of(counts: Counts, p_target: float = 0.05, c_miss: float = 1, c_fa: float = 1) -> float:
+    """Return the least of c_miss p miss + c_fa (1 - p) false alarm over all thresholds, not normalised."""
+    return min_dcf_of(counts, p_target, c_miss, c_fa)[0] * min(c_miss * p_target, c_fa * (1 - p_target))
+
+
+def decisions(scores, labels, threshold: float) -> dict[str, float]:
+    """Return counts and rates of accepting trials with score >= threshold: TP TN FP FN, FAR, FRR, DER (wrong decisions
+    among all), precision, recall, F-score, MCC (0 where a rate has no denominator), as fractions."""
+    scores, labels, _ = check_trials(scores, labels)
+    accepted, targets = scores >= threshold, labels == 1
+    tp, fp = int((accepted & targets).sum()), int((accepted & ~targets).sum())
+    fn, tn = int(targets.sum()) - tp, int((~targets).sum()) - fp
+    precision, recall = tp / max(tp + fp, 1), tp / (tp + fn)
+    spread = float(tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
+    return {
+        "TP": tp, "TN": tn, "FP": fp, "FN": fn, "FAR": fp / (fp + tn), "FRR": fn / (tp + fn),
+        "DER": (fp + fn) / len(labels), "threshold": float(threshold), "precision": precision, "recall": recall,
+        "F-score": 2 * precision * recall / max(precision + recall, 1e-300),
+        "MCC": (tp * tn - fp * fn) / max(spread, 1.0) ** 0.5,
+    }  # fmt: skip
+
+
 def act_dcf(llrs, labels, p_target: float = 0.05, c_miss: float = 1, c_fa: float = 1) -> float:
     """Return the normalised cost of deciding at the Bayes threshold ln(c_fa (1 - p) / (c_miss p)).
 

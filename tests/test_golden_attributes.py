@@ -5,6 +5,7 @@ part is still to be built are listed in TO_COME and skipped.
 """
 
 import golden_attributes_explanation as explanation
+import golden_attributes_likelihood as likelihood
 import numpy as np
 import pytest
 import soundfile
@@ -29,8 +30,8 @@ from engine import registry
 
 AREA = "attributes"
 TO_COME = (
-    "bae_forward", "bae_gradients", "threshold_ste", "attribute_losses", "bae_training", "llr", "llr_metrics",
-    "calibration", "class_balanced_sampler",
+    "bae_forward", "bae_gradients", "threshold_ste", "attribute_losses", "bae_training",
+    "class_balanced_sampler",
 )  # fmt: skip
 CASES = [case for _, case in load_cases(AREA)]
 STAGES = ("bn1", "layer1", "layer2", "layer3", "layer4", "pool")
@@ -190,7 +191,7 @@ def kaldi_fbank_file(case):
 
 
 KINDS = {"resnet_embedding": resnet_embedding, "kaldi_fbank": kaldi_fbank, "kaldi_fbank_file": kaldi_fbank_file}
-KINDS |= explanation.KINDS
+KINDS |= explanation.KINDS | likelihood.KINDS
 
 
 @pytest.mark.parametrize("case", CASES, ids=[f"{case['kind']}-{case['name']}" for case in CASES])
