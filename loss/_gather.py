@@ -1,5 +1,5 @@
 """The embeddings of all processes, with gradient, so that a metric loss sees the speakers of the whole batch.
-Entry points: gather, from_rank_zero; both do nothing in a single process.
+Entry points: gather, own_rows, from_rank_zero; they do nothing in a single process.
 """
 
 import torch
@@ -31,6 +31,11 @@ def gather(x: torch.Tensor) -> torch.Tensor:
     Gradients averaged by DDP then equal those of one process with the whole batch.
     """
     return x if _single() else _Gather.apply(x.contiguous())
+
+
+def own_rows(x: torch.Tensor) -> torch.Tensor:
+    """Return this process's part of rows gathered from all."""
+    return x if _single() else x.chunk(distributed.get_world_size())[distributed.get_rank()]
 
 
 def from_rank_zero(x: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,5 @@
 """Triplets (anchor, positive, negative) of a batch of codes, counted without ever listing them.
-Entry points: bounds, distances, count_triplets, occurrences.
-
-Per anchor the distances to the negatives are sorted once; which negatives belong to a positive is then a range of that
-order, found by bisection. So a batch of b rows costs b^2 log b, not b^3, and nothing waits for the device.
+Entry points: TYPES, bounds, distances, weighted_sum, count_triplets, occurrences.
 """
 
 import math
@@ -24,52 +21,98 @@ def bounds(kind: str, margin: float) -> tuple[float, float]:
     }[kind]
 
 
-def distances(code: torch.Tensor) -> torch.Tensor:
-    """Return the Euclidean distances (batch, batch), float64, of the rows of `code`, each divided by its norm.
+def inverse_norms(code: torch.Tensor) -> torch.Tensor:
+    """Return 1 / norm of each row of `code`, (batch, 1).
 
-    Meant for bits: norms below 1 count as 1, so that a code of zeros stays one, with a finite gradient. Inner products
-    of bits are whole numbers, and so distances that should be equal are. The gradient of a distance of 0 is 0.
+    A code with any bit set has a norm of at least 1; that of a code of zeros counts as 1, which keeps gradients finite.
+    """
+    return code.square().sum(1, keepdim=True).clamp(min=1).rsqrt()
+
+
+@torch.no_grad()
+def distances(code: torch.Tensor) -> torch.Tensor:
+    """Return the Euclidean distances (batch, batch), float64, of the rows of `code` divided by their norms.
+
+    Inner products of bits are whole numbers, so distances that ought to be equal are.
     """
     product = (code @ code.T).double()
-    squares = product.diagonal()
-    least = squares.clamp(min=1)
-    norms = squares / least
-    squared = norms[:, None] + norms - 2 * product / (least[:, None] * least).sqrt()
-    apart = squared > 1e-6  # what is nearer differs by rounding only
-    return torch.where(apart, squared, 1.0).sqrt() * apart
+    squares = product.diagonal().clone()
+    inverse = squares.clamp(min=1).rsqrt()
+    squared = product.mul_(inverse[:, None]).mul_(inverse).mul_(-2).add_(squares.clamp(max=1)[:, None])
+    squared.add_(squares.clamp(max=1))
+    return torch.nn.functional.threshold(squared, 1e-6, 0.0).sqrt_()  # what is nearer differs by rounding only
+
+
+class _WeightedSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, unit, distance, weight):
+        ctx.save_for_backward(unit, distance, weight)
+        return (distance * weight).sum().to(unit.dtype)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        # d|a - b| / da = (a - b) / |a - b|, and 0 where a = b
+        unit, distance, weight = ctx.saved_tensors
+        pull = (weight + weight.T) / distance.masked_fill(distance == 0, math.inf)
+        pull = pull.to(unit.dtype)
+        return gradient * (pull.sum(1, keepdim=True) * unit - pull @ unit), None, None
+
+
+def weighted_sum(code: torch.Tensor, distance: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Return sum(weight * distances(code)) with a gradient to `code`; `distance` is what distances() gave for it."""
+    return _WeightedSum.apply(code * inverse_norms(code), distance, weight)
+
+
+def positives(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return for each row the rows of the same label, (batch, most) int64, and which of these are others than itself.
+
+    Where a label has fewer rows the list ends with the row itself.
+    """
+    rows = torch.arange(len(labels), device=labels.device)
+    same = labels[:, None] == labels
+    size = same.sum(1, keepdim=True)
+    # only the CPU may be asked for a number; elsewhere there is room for a batch of a single label
+    most = int(size.max()) if labels.device.type == "cpu" else len(labels)
+    order = labels.argsort(stable=True)
+    first = torch.searchsorted(labels[order], labels)[:, None]
+    place = torch.arange(most, device=labels.device)
+    chosen = order[(first + place).clamp(max=len(labels) - 1)]
+    chosen = torch.where(place < size, chosen, rows[:, None])
+    return chosen, chosen != rows[:, None]
 
 
 @torch.no_grad()
 def count_triplets(
     distance: torch.Tensor, labels: torch.Tensor, kind: str, margin: float, below: float = math.inf
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return how many triplets of a kind hold each (anchor, positive) and each (anchor, negative), (batch, batch) int.
+    """Count the triplets of a kind with each (anchor, positive) and with each (anchor, negative), (batch, batch) int64.
+
+    Per anchor its positives are sorted by distance. Those that form a triplet with a negative are then a range of that
+    order, found by bisection: b^2 log m steps for b rows with m of a label instead of b^2 m.
 
     Args:
         below: count only those with d(a, n) - d(a, p) < below.
     """
     low, high = bounds(kind, margin)
-    same = labels[:, None] == labels
-    positive = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-    ordered, order = distance.masked_fill(same, math.inf).sort(dim=1)
-    negatives = (~same).sum(1, keepdim=True)
+    negative = labels[:, None] != labels
+    chosen, real = positives(labels)
+    ordered, order = distance.gather(1, chosen).masked_fill(~real, math.inf).sort(dim=1)
+    chosen, count = chosen.gather(1, order), real.sum(1, keepdim=True)
 
-    def first_beyond(limit, inclusive):
-        # the number of negatives of each anchor that are nearer than d(a, p) + limit
-        if limit == -math.inf:
-            return torch.zeros_like(order)
-        if limit == math.inf:
-            return negatives.expand_as(order)
-        return torch.minimum(torch.searchsorted(ordered, distance + limit, right=inclusive), negatives)
+    def nearer_than(limit, inclusive):
+        # how many positives of each anchor have d(a, p) + limit < d(a, n), or <= where inclusive
+        if math.isinf(limit):
+            return torch.zeros_like(negative, dtype=torch.int64) + (count if limit < 0 else 0)
+        return torch.searchsorted(ordered + limit, distance, right=inclusive)
 
-    start = first_beyond(low, True)
-    stop = first_beyond(below, False) if below <= high else first_beyond(high, True)
-    stop = torch.maximum(start, stop)
-    of_positive = (stop - start) * positive
-    # a range adds one at its start and takes it away at its stop
-    steps = torch.zeros(len(labels), len(labels) + 1, dtype=order.dtype, device=order.device)
-    steps.scatter_add_(1, start, positive.to(order.dtype)).scatter_add_(1, stop, -positive.to(order.dtype))
-    of_negative = torch.empty_like(order).scatter_(1, order, steps.cumsum(1)[:, :-1])
+    stop = nearer_than(low, False)
+    start = nearer_than(below, True) if below <= high else nearer_than(high, False)
+    of_negative = (stop - start).clamp_(min=0) * negative
+    # each range adds 1 to the positives from its start on and takes it away from its stop on
+    used = (of_negative > 0).to(torch.int64)
+    steps = used.new_zeros(len(labels), ordered.shape[1] + 1)
+    steps.scatter_add_(1, start, used).scatter_add_(1, stop, -used)
+    of_positive = torch.zeros_like(of_negative).scatter_add_(1, chosen, steps.cumsum(1)[:, :-1] * (ordered < math.inf))
     return of_positive, of_negative
 
 

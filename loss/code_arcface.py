@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn import functional
 
 from loss._classify import in_float32
-from loss._gather import gather
+from loss._gather import gather, own_rows
 from loss._margin import move_angle
-from loss._mining import TYPES, bounds, count_triplets, distances, occurrences
+from loss._mining import TYPES, bounds, count_triplets, distances, inverse_norms, occurrences
 
 
 class LossFunction(nn.Module):
@@ -61,23 +61,25 @@ class LossFunction(nn.Module):
     @in_float32
     def forward(self, input, labels, code, reconstruction, z):
         """Return the loss of `code` (batch, attributes), `labels` (batch,) numbers of classes; the rest is not used."""
-        cosine = self.cosines(code)
-        target = cosine.gather(1, labels[:, None])
-        moved = move_angle(target, self.margin, self.margin * self.margin.sin())
-        logits = self.scale * cosine.scatter(1, labels[:, None], moved)
-        return (functional.cross_entropy(logits, labels, reduction="none") * self.weights(code, labels)).mean()
+        cosine, labels = self.cosines(code), labels[:, None]
+        moved = move_angle(cosine.gather(1, labels), self.margin, self.margin * self.margin.sin())
+        logits = self.scale * cosine.scatter(1, labels, moved)
+        entropy = functional.cross_entropy(logits, labels.squeeze(1), reduction="none")
+        return (entropy * self.weights(code, labels.squeeze(1))).mean()
 
     def cosines(self, code):
         """Return the cosines (batch, nClasses); a code of zeros has the cosine 0 to every class."""
-        return functional.normalize(code, eps=1.0) @ functional.normalize(self.W, dim=0)
+        # rows that begin at multiples of 64 bytes: the products take two thirds of the time
+        aligned = functional.pad(self.W, (0, -self.W.shape[1] % 16))
+        products = (inverse_norms(code) * code @ aligned)[:, : self.W.shape[1]]
+        return products * self.W.square().sum(0).clamp(min=1e-24).rsqrt()  # cheaper than to divide the larger W
 
     @torch.no_grad()
     def weights(self, code, labels):
         """Return the samples' weights (batch,) by the triplets that they are in."""
-        rows = len(code)
         if self.training:
             code, labels = gather(code), gather(labels)
         count = occurrences(*count_triplets(distances(code), labels, self.kind, self.miner_margin))
-        largest = count.max()
-        weight = torch.where(largest > 0, count / largest.clamp(min=1), torch.ones_like(count)).to(code.dtype)
-        return weight if len(weight) == rows else weight.chunk(len(weight) // rows)[torch.distributed.get_rank()]
+        most = count.max()
+        weight = torch.where(most > 0, count / most.clamp(min=1), 1.0).to(code.dtype)
+        return own_rows(weight) if self.training else weight

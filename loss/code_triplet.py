@@ -6,7 +6,7 @@ from torch import nn
 
 from loss._classify import in_float32
 from loss._gather import gather
-from loss._mining import TYPES, bounds, count_triplets, distances
+from loss._mining import TYPES, bounds, count_triplets, distances, weighted_sum
 
 
 class LossFunction(nn.Module):
@@ -52,5 +52,5 @@ class LossFunction(nn.Module):
         of_positive, of_negative = count_triplets(distance, labels, self.kind, self.miner_margin, self.margin)
         # the sum over all triplets is linear in the distances
         total = of_positive.sum()
-        value = (distance * (of_positive - of_negative)).sum() + self.margin * total
-        return (value / total.clamp(min=1)).to(code.dtype)
+        value = weighted_sum(code, distance, of_positive - of_negative) + self.margin * total
+        return value / total.clamp(min=1)
