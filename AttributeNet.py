@@ -47,6 +47,11 @@ class AttributeNet(nn.Module):
 # ---------------------------------------------------------------- losses by name
 
 
+def available() -> list[str]:
+    """List the losses by short name."""
+    return [name.removeprefix(PREFIX) for name in registry.names("loss", TASK)]
+
+
 def parse_trainfunc(words: Iterable[str]) -> dict[str, float | None]:
     """Read `mse+0.1*sparsity`, or the terms as several words, as {"mse": None, "sparsity": 0.1}.
 
@@ -55,14 +60,13 @@ def parse_trainfunc(words: Iterable[str]) -> dict[str, float | None]:
     Raises:
         ValueError: a term that is no NAME or WEIGHT*NAME, a loss that does not exist or is named twice.
     """
-    terms, text = {}, "+".join(str(word) for word in words)
-    available = [name.removeprefix(PREFIX) for name in registry.names("loss", TASK)]
+    terms, text, names = {}, "+".join(str(word) for word in words), available()
     for term in re.split(r"(?<![\d.][eE])\+", text):  # the plus of 1e+3 parts nothing
         weight, star, name = term.rpartition("*")
         name = name.strip()
-        if name not in available:
+        if name not in names:
             raise ValueError(
-                f"--trainfunc {text}: no loss {name!r}{nearest(name, available)}; available: {', '.join(available)}"
+                f"--trainfunc {text}: no loss {name!r}{nearest(name, names)}; available: {', '.join(names)}"
             )
         if name in terms:
             raise ValueError(f"--trainfunc {text}: {name} stands there twice")
