@@ -18,6 +18,7 @@ from golden_recipes import (
     one_of,
 )
 
+from audio.class_samplers import batches_of_rank, exhaustive, once_per_class
 from engine import foreign, registry
 from loss._mining import TYPES, count_triplets, distances
 from models.blocks.straight_through import binarise
@@ -190,7 +191,65 @@ def bae_training(case):
     compare_case(AREA, case, produced | dict(network.encoder[2].named_buffers()))
 
 
+# ---------------------------------------------------------------- samplers
+
+
+def check_once_per_class(batches, labels, n, m, drop_last):
+    """Fail unless the batches are what the case's invariants say of the once-per-class sampler."""
+    groups, size = batches.reshape(-1, m), dict(zip(*np.unique(labels, return_counts=True)))
+    owner = labels[groups[:, 0]]
+    assert (labels[groups] == owner[:, None]).all()
+    assert all(len(set(group)) == m for group, label in zip(groups, owner) if size[label] >= m)
+    assert all(len(set(row)) == n for row in owner.reshape(-1, n))
+    once = owner[: len(size)]
+    assert len(set(once)) == len(once) and (drop_last or set(once) == set(size))
+    np.testing.assert_array_equal(owner[len(size) :], owner[: len(owner) - len(once)])
+
+
+def class_balanced_sampler(case):
+    args = case["args"]
+    lists = {"drop_last": list_of(boolean), "replicas": list_of(integer)}
+    check_arguments(args, {"cases": list_of(lambda value: isinstance(value, dict)), **lists, "ddp": lambda value: True})
+    check_arguments(args["ddp"], {"shuffle": boolean, "seed": integer, "epoch": integer})
+    fill_modules(case)
+    for part in args["cases"]:
+        check_arguments(part, {"tag": lambda value: isinstance(value, str), "N": integer, "M": integer})
+    inputs = make_inputs(AREA, case, {f"{part['tag']}_labels": ("stored",) for part in args["cases"]})
+
+    def generator(epoch):
+        return torch.Generator().manual_seed(args["ddp"]["seed"] + epoch) if args["ddp"]["shuffle"] else None
+
+    produced, epoch = {}, args["ddp"]["epoch"]
+    for part in args["cases"]:
+        tag, n, m = part["tag"], part["N"], part["M"]
+        labels = inputs[f"{tag}_labels"]
+        found = {"exhaustive": exhaustive(labels, n, m)}
+        for drop_last in args["drop_last"]:
+            end = f"droplast{int(drop_last)}"
+            found[f"random_{end}"] = batches = once_per_class(labels, n, m, drop_last)
+            produced[f"{tag}_random_{end}_class_order"] = labels[batches.reshape(-1, m)[:, 0]]
+            shuffled = once_per_class(labels, n, m, drop_last, generator(epoch))
+            assert (shuffled == once_per_class(labels, n, m, drop_last, generator(epoch))).all()
+            later = [once_per_class(labels, n, m, drop_last, generator(epoch + step)) for step in range(1, 9)]
+            assert not args["ddp"]["shuffle"] or any((shuffled != other).any() for other in later)
+            for each in (batches, shuffled):
+                check_once_per_class(each, labels, n, m, drop_last)
+            for world in args["replicas"]:
+                ranks = [batches_of_rank(shuffled, rank, world, drop_last) for rank in range(world)]
+                assert len({rank.shape for rank in ranks}) == 1
+                together = np.stack(ranks, 1).reshape(-1, n * m)
+                whole = np.resize(shuffled, together.shape)
+                np.testing.assert_array_equal(together, whole)
+                produced[f"{tag}_ddp{world}_{end}_len"] = ranks[0].size
+                produced[f"{tag}_ddp{world}_{end}_batches_per_rank"] = len(ranks[0])
+        for name, batches in found.items():
+            start = f"{tag}_{name}"
+            produced |= {start: batches.reshape(-1), f"{start}_len": batches.size, f"{start}_batches": len(batches)}
+    compare_case(AREA, case, produced)
+
+
 KINDS = {
     "bae_forward": bae_forward, "bae_gradients": bae_gradients, "threshold_ste": threshold_ste,
     "attribute_losses": attribute_losses, "bae_training": bae_training,
+    "class_balanced_sampler": class_balanced_sampler,
 }  # fmt: skip
