@@ -17,6 +17,7 @@ from engine import checkpoint, distributed, foreign, registry, result
 from engine.args import add_bool, stored_args
 from scoring import embeddings, norms, report, trials
 
+NETWORK_FLAGS = {"encoder_type", "nOut", "n_mels", "log_input", "sinc_stride", "allow_partial"}
 # Numbers that make sense, see engine.args.check_ranges.
 RANGES = {
     "nOut": (1, None), "n_mels": (1, None), "sinc_stride": (1, None), "wav_scale": (1e-6, 1e9),
@@ -45,8 +46,8 @@ def add_network_arguments(parser):
     network.add_argument(
         "--initial_model",
         default="",
-        help="weights to start anew from, or to evaluate: a file (published layouts are known by their keys), or "
-        "torchaudio:WAV2VEC2_BASE and the like, which torchaudio downloads",
+        help="weights to start anew from, or to evaluate: a file (published layouts are known by their keys), a folder "
+        "of WeSpeaker (config.yaml, avg_model.pt), or torchaudio:WAV2VEC2_BASE and so on, which torchaudio downloads",
     )
     add_bool(network, "--allow_partial", help="take what fits of --initial_model's network and report the rest")
 
@@ -148,21 +149,27 @@ def build_network(args):
     return network, {"class": f"models.{args.model}", "kwargs": kwargs}
 
 
-def load(path: str | Path, device: str | torch.device = "cpu") -> SpeakerNet:
-    """Return the network of a checkpoint, ready to embed; no flags are needed for ours and for published layouts that
-    say by their names and shapes what network they are of.
+def load(path: str | Path, device: str | torch.device = "cpu", wav_scale: float | None = None) -> SpeakerNet:
+    """Return the network of a checkpoint, ready to embed; no flags are needed for ours, for folders of WeSpeaker, and
+    for published layouts that say by their names and shapes what network they are of.
+
+    Args:
+        wav_scale: of a published one, where it is not to be the network's own.
 
     Raises:
         ValueError: the file is damaged, or it does not say what network it is of.
     """
-    weights, card = checkpoint.weights_of(checkpoint.read(path), path)
-    if card:
-        return from_card(weights, card, path).to(device).eval()
-    found = foreign.recognise(weights, "speaker")
+    if Path(path).is_dir():
+        found = foreign.read_folder(path, "speaker")
+    else:
+        weights, card = checkpoint.weights_of(checkpoint.read(path), path)
+        if card:
+            return from_card(weights, card, path).to(device).eval()
+        found = foreign.recognise(weights, "speaker")
     if found is None:
         raise ValueError(f"{path} does not say what network it is of: evaluate it with --model and its options")
     network, renamed = found
-    net = SpeakerNet(network, wav_scale=network.WAV_SCALE)
+    net = SpeakerNet(network, wav_scale=network.WAV_SCALE if wav_scale is None else wav_scale)
     checkpoint.load_weights(net, renamed, path, may_lack=foreign.may_lack(network))
     return net.to(device).eval()
 
@@ -176,11 +183,13 @@ def load_any(path: str | Path, args, device: str | torch.device, say=print) -> t
         ValueError: the file is damaged, is of another network than --model, or does not fit it.
     """
     if not str(path).startswith(foreign.PIPELINE):
-        weights, card = checkpoint.weights_of(checkpoint.read(path), path)
+        weights, card = ({}, {}) if Path(path).is_dir() else checkpoint.weights_of(checkpoint.read(path), path)
         if card:
             return _load_ours(weights, card, path, args, say).to(device).eval(), card
         if not args.model:
-            return load(path, device), {}
+            for name in NETWORK_FLAGS & set(args.given):
+                say(f"warning: --{name} ignored, {path} says itself what network it is of")
+            return load(path, device, args.wav_scale), {}
     network, _ = build_network(args)
     net = SpeakerNet(network, wav_scale=args.wav_scale)
     for line in foreign.load_into(net, path, allow_partial=args.allow_partial):

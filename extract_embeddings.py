@@ -6,29 +6,34 @@ Recordings are embedded whole, unless crops or windows are asked for; only piece
 together, so that no embedding depends on its neighbours. The same command goes on where it was stopped.
 """
 
-import csv
 import hashlib
 import os
+from argparse import Namespace
+from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in trainSpeakerNet.py
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
 import DatasetLoader
 import SpeakerNet
 from audio import lists
+from audio.inputs import READABLE, read_inputs
 from audio.io import SAMPLE_RATE, AudioFile
-from audio.pieces import Cut, read_piece
-from engine import distributed, registry
-from engine.args import check_ranges, make_parser, parse
+from audio.metadata import Metadata, write_metadata
+from audio.pieces import Cut, Pieces, batches_of
+from engine import distributed, registry, wespeaker
+from engine.args import add_bool, check_ranges, make_parser, parse
 from engine.log import make_folder, run_main
+from scoring import vector_tree, vectors
+from scoring.embeddings import Table, read_table
 from scoring.parts import Parts
+from scoring.vector_tree import VectorTree
+from scoring.vectors import FORMATS
 
-SUFFIXES = (".wav", ".flac", ".ogg")
 LEAST_SECONDS = 0.5  # a shorter recording is repeated up to this
 GPU_BATCH_SECONDS = 240.0  # fills a card with a network of 20 M parameters
 RANGES = {
@@ -47,11 +52,25 @@ def make_flags():
         "--list",
         default="",
         metavar="FILE",
-        help="files to embed: lines `file`, `speaker file` or `label file file`, or a CSV file with a column `path`",
+        help="files to embed: lines `file`, `speaker file` or `label file file`; a CSV file with columns id, audio (or "
+        "path), speaker; or one audio file",
     )
-    parser.add_argument("--folder", default="", help="embed all WAV, FLAC and OGG files below it instead")
-    parser.add_argument("--path", default="", help="prefix of the files in --list; names stay as they are in the list")
+    parser.add_argument("--folder", default="", help="embed all WAV, FLAC, OGG, Opus and MP3 files below it instead")
+    parser.add_argument(
+        "--path",
+        default="",
+        help="prefix of the files in --list (default for a CSV file: its folder); names stay as they are in the list",
+    )
     parser.add_argument("--out", default="", metavar="FILE.npz", help="the table")
+    parser.add_argument(
+        "--vectors_to",
+        default="",
+        metavar="beside|DIR",
+        help="write one vector file per recording too, <stem>_emb beside its audio or in a tree below DIR, with a CSV "
+        "file of what lies where; vectors that are there are read and not computed again",
+    )
+    parser.add_argument("--vector_format", choices=FORMATS, default="npy", help="of --vectors_to")
+    add_bool(parser, "--force", help="compute anew what is there already: table and vectors")
     parser.add_argument("--crop_seconds", type=float, default=0.0, help="mean over crops of so many seconds (0: off)")
     parser.add_argument("--num_crops", type=int, default=10, help="evenly spaced crops per file of --crop_seconds")
     parser.add_argument(
@@ -109,6 +128,12 @@ def check_together(args):
         raise ValueError("give either --list or --folder: the recordings to embed")
     if not args.out.endswith(".npz"):
         raise ValueError(f"--out {args.out or '(missing)'}: the table's name must end in .npz")
+    if args.path and (args.folder or args.list.lower().endswith(READABLE)):
+        raise ValueError(f"--path {args.path} is the prefix of the files in a list: leave it out")
+    if "vector_format" in args.given and not args.vectors_to:
+        raise ValueError("--vector_format needs --vectors_to")
+    if args.vectors_to and len(args.max_seconds) > 1:
+        raise ValueError("--vectors_to takes one number in --max_seconds: a recording has one vector file")
     if args.crop_seconds and args.window_seconds:
         raise ValueError("--crop_seconds and --window_seconds exclude each other")
     if args.hop_seconds and not args.window_seconds:
@@ -120,58 +145,42 @@ def check_together(args):
             raise ValueError(f"--{name} {getattr(args, name)}: must be at least {LEAST_SECONDS}")
 
 
-def read_inputs(args) -> tuple[list[str], str]:
-    """Return the sorted names of the recordings and the prefix that makes them paths.
-
-    Raises:
-        FileNotFoundError, ValueError: no such list or folder, nothing in it, or no column `path`.
-    """
-    if args.folder:
-        root = Path(args.folder)
-        if not root.is_dir():
-            raise FileNotFoundError(f"--folder {root}: no such folder")
-        found = sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.suffix.lower() in SUFFIXES)
-        if not found:
-            raise ValueError(f"--folder {root}: holds no {', '.join(SUFFIXES)} file")
-        return found, str(root)
-    if not args.list.lower().endswith(".csv"):
-        return lists.read_files(args.list)[0], args.path
-    if not Path(args.list).is_file():
-        raise FileNotFoundError(f"{args.list}: no such file")
-    try:
-        with open(args.list, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            columns = reader.fieldnames or []
-            if "path" not in columns:
-                raise ValueError(f"{args.list}: no column `path` (columns: {', '.join(columns)[:200]})")
-            names = [(row["path"] or "").strip() for row in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{args.list}: not a CSV file in UTF-8 ({error})") from None
-    if not names or not all(names):
-        where = f", line {names.index('') + 2}" if names else ""
-        raise ValueError(f"{args.list}{where}: no path")
-    return sorted(set(names)), args.path
-
-
 # ---------------------------------------------------------------- extraction
+
+
+@dataclass
+class Job:
+    """What the steps of an extraction share; `paths` are those of `recordings`, `tree` None without --vectors_to."""
+
+    net: SpeakerNet.SpeakerNet
+    recordings: Metadata
+    paths: list[str]
+    cut: Cut
+    tree: VectorTree | None
+    device: torch.device
+    args: Namespace
 
 
 def extract(args):
     """Make the table, or one for each of --max_seconds, as one process or one rank of several."""
     device = distributed.device_of(args)
-    names, root = read_inputs(args)
+    recordings, root, notes = read_inputs(args.list, args.folder, args.path)
+    paths = [lists.join(root, path) for path in recordings.audio]
+    folder, stems = vector_tree.place(args.vectors_to, recordings.ids, paths, root) if args.vectors_to else ("", [])
     say = print if distributed.is_main() else lambda line: None
     net, card = SpeakerNet.load_any(args.initial_model, args, device, say)
+    for line in notes:
+        say(line)
     make_folder(Path(args.out).parent)
-    file = Path(args.initial_model)
-    identity = {
-        "checkpoint": file.name,
-        "sha256": hash_of(file.read_bytes() if file.is_file() else args.initial_model.encode()),
+    listed = [root, *recordings.ids, *(recordings.audio if recordings.audio != recordings.ids else [])]
+    sources = wespeaker.files_of(args.initial_model)
+    maker = {
+        "checkpoint": Path(args.initial_model).name,
+        "sha256": hash_of(b"".join(file.read_bytes() for file in sources) or args.initial_model.encode()),
         "class": card["class"] if card else type(net.__S__).__module__,
         "wav_scale": float(net.wav_scale),
-        "list": hash_of("\n".join([root, *names]).encode()),
-        "files": len(names),
     }
+    identity = {**maker, "list": hash_of("\n".join(listed).encode()), "files": len(paths)}
     least = max(round(LEAST_SECONDS * SAMPLE_RATE), getattr(net.__S__, "LEAST_SAMPLES", 0))
     for most in args.max_seconds or [0.0]:
         out = Path(args.out).with_stem(Path(args.out).stem + (f"_{most:g}s" if most else ""))
@@ -183,7 +192,9 @@ def extract(args):
             "max_seconds": most, "crop_seconds": args.crop_seconds, "num_crops": cut.crops,
             "window_seconds": args.window_seconds, "hop_seconds": args.hop_seconds, "mixedprec": args.mixedprec,
         }  # fmt: skip
-        make_table(net, Parts(out, names, {**identity, "options": options}), root, cut, args, device, say)
+        tree = VectorTree(folder, stems, args.vector_format, {**maker, "options": options}) if folder else None
+        job = Job(net, recordings, paths, cut, tree, device, args)
+        make_table(job, Parts(out, recordings.ids, {**identity, "options": options}), say)
     return 0
 
 
@@ -192,46 +203,48 @@ def hash_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:12]
 
 
-def make_table(net, parts: Parts, root: str, cut: Cut, args, device, say):
+def make_table(job: Job, parts: Parts, say):
     """Embed what is missing of a table; put it together on rank 0."""
-    if distributed.from_main(parts.complete):
+    if job.args.force:
+        distributed.from_main(parts.discard)
+    complete = distributed.from_main(parts.complete)
+    if job.tree:
+        distributed.from_main(lambda: job.tree.begin(job.args.force))
+    if complete:
         say(f"{parts.out} is complete already")
-        return
-    headers = {}
-    if not distributed.from_main(parts.begun):
-        samples, headers = read_headers(parts.names, root)
-        if distributed.is_main():
-            parts.begin(samples)
-    distributed.gather_objects(None)  # the plan is there
-    if not distributed.is_main():
-        parts.begun()
-    missing = parts.missing()
-    if len(missing) < len(parts.parts):
-        say(f"{parts.folder}: {len(parts.parts) - len(missing)} of {len(parts.parts)} parts are there already")
-    distributed.gather_objects(None)  # all ranks have looked before one writes
-    embed_parts(net, parts, missing[distributed.rank() :: distributed.world_size()], root, cut, args, device)
-    distributed.gather_objects(None)
-    error = None
-    if distributed.is_main():
-        unread = {file: "cannot be read as audio" for file in np.flatnonzero(parts.samples == 0).tolist()}
-        try:
-            tell(parts, cut, parts.finish(unread | headers))
-        except ValueError as problem:
-            error = problem
-    distributed.stop_if_any_failed(error)
+    else:
+        headers = {}
+        if not distributed.from_main(parts.begun):
+            samples, headers = read_headers(job.paths)
+            if distributed.is_main():
+                parts.begin(samples)
+        distributed.gather_objects(None)  # the plan is there
+        if not distributed.is_main():
+            parts.begun()
+        missing = parts.missing()
+        if len(missing) < len(parts.parts):
+            say(f"{parts.folder}: {len(parts.parts) - len(missing)} of {len(parts.parts)} parts are there already")
+        distributed.gather_objects(None)  # all ranks have looked before one writes
+        read = embed_parts(job, parts, missing[distributed.rank() :: distributed.world_size()])
+        read = sum(distributed.gather_objects(read))
+        if job.tree:
+            say(f"{job.tree.folder}: {read} of {len(job.paths)} vectors were there already")
+        distributed.from_main(lambda: finish(job.cut, parts, headers))
+    if job.tree:
+        distributed.from_main(lambda: export(job, read_table(parts.out), parts.out))
 
 
-def read_headers(names: list[str], root: str) -> tuple[np.ndarray, dict[int, str]]:
+def read_headers(paths: list[str]) -> tuple[np.ndarray, dict[int, str]]:
     """Return the samples (files,) of all files, 0 for one that cannot be read, and {file: reason} of these.
 
     Every rank reads a share and gets all.
     """
     rank, world = distributed.rank(), distributed.world_size()
-    samples, bad = np.zeros(len(names), dtype=np.int64), {}
-    own = range(rank, len(names), world)
+    samples, bad = np.zeros(len(paths), dtype=np.int64), {}
+    own = range(rank, len(paths), world)
     for file in tqdm(own, desc="headers", unit="file", disable=True if rank else None, leave=False):
         try:
-            with AudioFile(lists.join(root, names[file])) as audio:
+            with AudioFile(paths[file]) as audio:
                 samples[file] = audio.samples
         except ValueError as error:
             bad[file] = str(error)
@@ -241,96 +254,76 @@ def read_headers(names: list[str], root: str) -> tuple[np.ndarray, dict[int, str
     return samples, bad
 
 
-class Pieces(Dataset):
-    """Batches of pieces of one length: item i is {"wave" (pieces, count), "file" (pieces,), "bad" [(file, reason)]}.
-
-    Args:
-        used: (files,) samples of each file that count.
-        batches: [(part, count, files, starts)].
-    """
-
-    def __init__(self, names: list[str], root: str, used: np.ndarray, batches: list[tuple]):
-        self.names, self.root, self.used, self.batches = names, root, used, batches
-
-    def __len__(self):
-        return len(self.batches)
-
-    def __getitem__(self, index):
-        _, count, files, starts = self.batches[index]
-        waves, good, bad = [], [], []
-        for file, start in zip(files.tolist(), starts.tolist()):
-            try:
-                with AudioFile(lists.join(self.root, self.names[file])) as audio:
-                    waves.append(read_piece(audio, start, count, int(self.used[file])))
-                good.append(file)
-            except ValueError as error:
-                bad.append((file, str(error)))
-        wave = torch.from_numpy(np.stack(waves)) if waves else torch.empty(0, count)
-        return {"wave": wave, "file": np.array(good, dtype=np.int64), "bad": bad}
-
-
-def batches_of(parts: Parts, numbers: list[int], cut: Cut, most_samples: int) -> list[tuple]:
-    """Return [(part, count, files, starts)]: pieces of one length and one part, at most `most_samples` together."""
-    batches = []
-    for number in numbers:
-        groups = {}
-        for file in parts.parts[number]:
-            starts, count = cut.starts(int(parts.samples[file]))
-            groups.setdefault(count, []).append((np.full(len(starts), file), starts))
-        for count, pieces in groups.items():
-            files, starts = (np.concatenate(column) for column in zip(*pieces))
-            step = max(1, most_samples // count)
-            batches += [(number, count, files[i : i + step], starts[i : i + step]) for i in range(0, len(files), step)]
-    return batches
-
-
 @torch.inference_mode()
-def embed_parts(net, parts: Parts, numbers: list[int], root: str, cut: Cut, args, device):
-    """Embed the files of some parts and write each part as soon as its last batch is done."""
+def embed_parts(job: Job, parts: Parts, numbers: list[int]) -> int:
+    """Embed the files of some parts and write each part as soon as its last batch is done.
+
+    Files whose vector is in the tree are not embedded but read there; returns how many.
+    """
     if not numbers:
-        return
-    seconds = args.batch_seconds
+        return 0
+    seconds = job.args.batch_seconds
     if seconds is None:
-        seconds = GPU_BATCH_SECONDS if device.type == "cuda" else 0.0
-    batches = batches_of(parts, numbers, cut, round(seconds * SAMPLE_RATE))
-    used = np.array([cut.used(int(n)) for n in parts.samples])
-    loader = DatasetLoader.batch_loader(Pieces(parts.names, root, used, batches), args.nDataLoaderThread)
+        seconds = GPU_BATCH_SECONDS if job.device.type == "cuda" else 0.0
+    every = [parts.parts[number] for number in numbers]
+    ready = [job.tree.ready(files) if job.tree else np.zeros(len(files), dtype=bool) for files in every]
+    batches = batches_of([f[~r] for f, r in zip(every, ready)], parts.samples, job.cut, round(seconds * SAMPLE_RATE))
+    used = np.array([job.cut.used(int(n)) for n in parts.samples])
     last = {batch[0]: i for i, batch in enumerate(batches)}
-    total = sum(len(parts.parts[number]) for number in numbers)
+    total = sum(map(len, every))
     progress = tqdm(total=total, desc="embeddings", unit="file", disable=None if distributed.is_main() else True)
+    dim = 0
+    if any(r.any() for r in ready):  # what the vectors there must have
+        dim = job.net(torch.zeros(1, job.cut.least, device=job.device)).shape[1]
+    for i, files in enumerate(every):
+        if i not in last:
+            write_part(job, parts, numbers[i], ready[i], dim, used, [], {})
+            progress.update(len(files))
     found, bad = [], {}
+    loader = DatasetLoader.batch_loader(Pieces(job.paths, used, batches), job.args.nDataLoaderThread) if batches else []
     for i, batch in enumerate(loader):
         bad |= dict(batch["bad"])
         if len(batch["file"]):
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=args.mixedprec):
-                vectors = net(batch["wave"].to(device, non_blocking=True))
-            found.append((batch["file"], vectors.float()))
-        number = batches[i][0]
-        if last[number] == i:  # vectors stay on the device until here: nothing is waited for in between
-            write_part(parts, number, used, found, bad)
-            progress.update(len(parts.parts[number]))
+            with torch.autocast(job.device.type, dtype=torch.bfloat16, enabled=job.args.mixedprec):
+                embedded = job.net(batch["wave"].to(job.device, non_blocking=True))
+            found.append((batch["file"], embedded.float()))
+        part = batches[i][0]
+        if last[part] == i:  # vectors stay on the device until here: nothing is waited for in between
+            write_part(job, parts, numbers[part], ready[part], dim, used, found, bad)
+            progress.update(len(every[part]))
             found, bad = [], {}
     progress.close()
+    return int(sum(r.sum() for r in ready))
 
 
-def write_part(parts: Parts, number: int, used: np.ndarray, found: list[tuple], bad: dict[int, str]):
-    """Write the mean vector of the pieces of each of a part's files; one that is not finite counts as bad."""
+def write_part(job: Job, parts: Parts, number: int, ready: np.ndarray, dim: int, used: np.ndarray, found, bad: dict):
+    """Write the mean vector of the pieces of each of a part's files, or what is in the tree where it is `ready` there.
+
+    One that is not finite counts as bad.
+    """
     files = parts.parts[number]
     owner = torch.from_numpy(np.concatenate([f for f, _ in found])) if found else torch.empty(0, dtype=torch.long)
-    vectors = torch.cat([v for _, v in found]).cpu() if found else torch.empty(0, 0)
+    pieces = torch.cat([v for _, v in found]).cpu() if found else torch.empty(0, dim)
     place = torch.zeros(len(used), dtype=torch.long)
     place[torch.from_numpy(files)] = torch.arange(len(files))
-    sums = torch.zeros(len(files), vectors.shape[1]).index_add_(0, place[owner], vectors)
+    sums = torch.zeros(len(files), pieces.shape[1]).index_add_(0, place[owner], pieces)
     counts = torch.bincount(place[owner], minlength=len(files)).clamp(min=1)
     means = (sums / counts[:, None]).numpy()
     for i in np.flatnonzero(~np.isfinite(means).all(1)):
         bad.setdefault(int(files[i]), "its embedding is not finite")
-    means[[i for i, file in enumerate(files.tolist()) if file in bad]] = 0
+    wrong = np.isin(files, list(bad))
+    means[wrong] = 0
+    if job.tree:
+        if ready.any():
+            means[ready] = job.tree.read(files[ready], dim)
+        job.tree.write(files[~ready & ~wrong], means[~ready & ~wrong])
     parts.write(number, means, (used[files] / SAMPLE_RATE).astype(np.float32), bad)
 
 
-def tell(parts: Parts, cut: Cut, bad: dict[str, str]):
-    """Print what the table holds and what it lacks."""
+def finish(cut: Cut, parts: Parts, headers: dict[int, str]):
+    """Write the table; print what it holds and what it lacks."""
+    unread = {file: "cannot be read as audio" for file in np.flatnonzero(parts.samples == 0).tolist()}
+    bad = parts.finish(unread | headers)
     short = int(np.count_nonzero((parts.samples > 0) & (parts.samples < cut.least)))
     if short:
         print(f"{short} files shorter than {cut.least / SAMPLE_RATE:g} s were repeated up to that")
@@ -340,6 +333,22 @@ def tell(parts: Parts, cut: Cut, bad: dict[str, str]):
             f"warning: {len(bad)} of {len(parts.names)} files left out, listed in {listed}: {next(iter(bad.values()))}"
         )
     print(f"{parts.out}: {len(parts.names) - len(bad)} embeddings")
+
+
+def export(job: Job, table: Table, out: Path):
+    """Write the vectors that the tree lacks of a table, and the CSV file of what lies where."""
+    rows_of = {name: row for row, name in enumerate(job.recordings.ids)}
+    rows = np.array([rows_of[name.decode()] for name in table.names])
+    job.tree.fill(rows, table)
+    beside = job.args.vectors_to == "beside"
+    manifest = out.with_suffix(".vectors.csv") if beside else Path(job.tree.folder, f"{out.stem}.vectors.csv")
+    described = job.recordings.take(rows.tolist())
+    described.audio = [os.path.abspath(job.paths[row]) for row in rows]
+    paths = [os.path.abspath(vectors.find(job.tree.stems[row], "emb")) for row in rows]
+    above = os.path.abspath(job.tree.folder) + os.sep
+    described.columns["embedding"] = paths if beside else [path.removeprefix(above) for path in paths]
+    write_metadata(manifest, described)
+    print(f"{manifest}: id, audio, embedding of {len(rows)} recordings; can be given as --list")
 
 
 if __name__ == "__main__":

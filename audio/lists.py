@@ -160,8 +160,8 @@ def read_recordings(path: str | Path) -> Names:
     return Names(np.frombuffer(data, np.uint8), starts[:, 1:].reshape(-1), ends[:, 1:].reshape(-1))
 
 
-def read_files(path: str | Path) -> tuple[list[str], str]:
-    """Return the sorted distinct files that a list names, and its hash.
+def read_files(path: str | Path) -> tuple[list[str], list[str]]:
+    """Return the sorted distinct files that a list names, and their speakers, none where the list does not say.
 
     Lines `file`, `speaker file`, `file file` (where the first word has a slash), or `label file file`.
 
@@ -169,11 +169,18 @@ def read_files(path: str | Path) -> tuple[list[str], str]:
         FileNotFoundError, ValueError: missing, empty or malformed (with the line's number).
     """
     expected = "`file`, `speaker file` or `label file file`"
-    data, digest, starts, ends, _ = read_words(path, "file", (1, 2, 3), expected)
+    data, _, starts, ends, _ = read_words(path, "file", (1, 2, 3), expected)
     buffer = np.frombuffer(data, np.uint8)
     width = starts.shape[1]
-    first = 1 if width == 3 or (width == 2 and ord("/") not in buffer[starts[0, 0] : ends[0, 0]]) else 0
-    return Names(buffer, starts[:, first:].reshape(-1), ends[:, first:].reshape(-1)).ranks()[1], digest
+    spoken = width == 2 and ord("/") not in buffer[starts[0, 0] : ends[0, 0]]
+    first = 1 if width == 3 or spoken else 0
+    places, files = Names(buffer, starts[:, first:].reshape(-1), ends[:, first:].reshape(-1)).ranks()
+    if not spoken:
+        return files, []
+    line = np.empty(len(files), np.int64)
+    line[places] = np.arange(len(places))
+    speakers = Names(buffer, starts[:, 0], ends[:, 0])
+    return files, [speakers[i] for i in line.tolist()]
 
 
 def read_trial_list(path: str | Path) -> TrialList:

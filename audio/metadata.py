@@ -42,6 +42,13 @@ class Metadata:
             raise ValueError(f"{self.name}: no speaker of {self.ids[self.speakers.index('')]}")
         return self.speakers
 
+    def take(self, rows: list[int]) -> "Metadata":
+        """Return the recordings of these rows, in their order."""
+        columns = {name: [cells[i] for i in rows] for name, cells in self.columns.items()}
+        ids, audio = ([cells[i] for i in rows] for cells in (self.ids, self.audio))
+        speakers = [self.speakers[i] for i in rows] if self.speakers else []
+        return Metadata(self.name, self.hash, ids, audio, speakers, columns)
+
     def describe(self) -> str:
         """Return one line: file, recordings, speakers, hash."""
         known = f" of {len(set(self.speakers))} speakers" if self.speakers else ""

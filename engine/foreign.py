@@ -1,5 +1,5 @@
 """Weights that others published: their names turned into ours, or fetched by a network's own pipeline.
-Entry points: load_into(net, path), initialise(net, args), recognise(weights, task), read_network, write_plain.
+Entry points: load_into, initialise, recognise, read_folder, read_network, write_plain.
 
 A network knows its foreign layouts itself: from_foreign(weights) -> (constructor arguments, weights) or None, and
 MISSING_OK, the beginnings of own names that such weights lack. Names here have no `__S__.` in front.
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from engine import checkpoint, distributed, registry
+from engine import checkpoint, distributed, registry, wespeaker
 
 # --initial_model torchaudio:NAME fetches the weights of torchaudio's own pipeline
 PIPELINE = "torchaudio:"
@@ -31,6 +31,12 @@ def recognise(weights: dict, task: str) -> tuple[torch.nn.Module, dict] | None:
     return None
 
 
+def read_folder(path: str | Path, task: str) -> tuple[torch.nn.Module, dict]:
+    """Return the network of a folder of WeSpeaker, and its weights under our names; errors as in wespeaker.read."""
+    network, weights = wespeaker.read(path, task)
+    return network, _outer(weights)
+
+
 def load_into(net: torch.nn.Module, path: str | Path, **options) -> list[str]:
     """Put the weights of `path`, a file of any known layout or torchaudio:NAME, into a network with its loss.
 
@@ -45,10 +51,14 @@ def load_into(net: torch.nn.Module, path: str | Path, **options) -> list[str]:
         distributed.from_main(lambda: network.pretrained(name) and None)
         weights = _outer(network.pretrained(name))
     else:
-        weights, card = checkpoint.weights_of(checkpoint.read(path), path)
+        file = wespeaker.weights_file(path)
+        weights, card = checkpoint.weights_of(checkpoint.read(file), file)
         found = network.from_foreign(_inner(weights)) if not card and hasattr(network, "from_foreign") else None
         weights = weights if found is None else _outer(found[1])
-    return checkpoint.load_weights(net, weights, path, may_lack=may_lack(network), **options)
+    lines = checkpoint.load_weights(net, weights, path, may_lack=may_lack(network), **options)
+    if Path(path).is_dir():
+        lines.append(f"{Path(path) / wespeaker.CONFIG} is not read: --model and its options say what the network is")
+    return lines
 
 
 def initialise(net: torch.nn.Module, args) -> list[str]:

@@ -1,5 +1,5 @@
 """An embedding table that grows part by part in a folder, so that a stopped extraction goes on where it was.
-Entry points: Parts(out, names, identity) with complete, begun, begin, missing, write, finish.
+Entry points: Parts(out, names, identity) with complete, discard, begun, begin, missing, write, finish.
 """
 
 import json
@@ -38,6 +38,11 @@ class Parts:
         self._compare(read_table(self.out).meta, self.out)
         return True
 
+    def discard(self):
+        """Delete the table and its parts."""
+        self.out.unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
     def begun(self) -> bool:
         """Tell whether there are parts to go on with; read their plan.
 
@@ -70,8 +75,8 @@ class Parts:
         for key, value in self.identity.items():
             if before.get(key) != value:
                 raise ValueError(
-                    f"{where} was made with another {key} ({before.get(key)}, now {value}): remove it or give another "
-                    "--out"
+                    f"{where} was made with another {key} ({before.get(key)}, now {value}): give another --out, or "
+                    "--force to make it anew"
                 )
 
     def _file(self, part: int) -> Path:

@@ -1,5 +1,5 @@
 """One vector file per utterance, `<stem>_emb` or `<stem>_ba` with .npy, .txt or .pkl, beside the audio or in a tree.
-Entry points: stems, find, write_vectors, read_vectors.
+Entry points: stems, beside, find, write_vectors, read_vectors.
 """
 
 import os
@@ -29,16 +29,25 @@ def stems(names: list[str], folder: str | Path) -> list[str]:
     Raises:
         ValueError: two names would give one file, or a name leads out of the folder.
     """
-    found = {}
-    for name in names:
-        stem = os.path.normpath(stem_of(name).lstrip("/"))
-        if stem == ".." or stem.startswith("../") or stem == ".":
-            raise ValueError(f"{name}: leads out of the tree of vectors {folder}; give another id or --path")
-        if found.setdefault(stem, name) != name:
-            raise ValueError(
-                f"{found[stem]} and {name} would share the vector file {folder}/{stem}: rename one of them"
-            )
-    return [os.path.join(folder, stem) for stem in found]
+    found = [os.path.normpath(stem_of(name).lstrip("/")) for name in names]
+    out = next((name for name, stem in zip(names, found) if stem in (".", "..") or stem.startswith("../")), None)
+    if out is not None:
+        raise ValueError(f"{out}: leads out of the tree of vectors {folder}; give another id")
+    return _distinct(names, [os.path.join(folder, stem) for stem in found])
+
+
+def beside(paths: list[str]) -> list[str]:
+    """Return the stems of the vector files beside the audio files `paths`; errors as in stems."""
+    return _distinct(paths, [os.path.normpath(stem_of(path)) for path in paths])
+
+
+def _distinct(names, found):
+    owner = {}
+    for name, stem in zip(names, found):
+        if stem in owner:
+            raise ValueError(f"{owner[stem]} and {name} would share the vector file {stem}: rename one of them")
+        owner[stem] = name
+    return found
 
 
 def find(stem: str, kind: str) -> str | None:

@@ -1,4 +1,6 @@
-"""Extraction of embeddings: independence of neighbours, crops and windows, resuming, bad files, several processes."""
+"""Extraction of embeddings: independence of neighbours, crops and windows, resuming, bad files, several processes.
+
+Vector files of utterances: test_extract_vectors.py."""
 
 import os
 import shutil
@@ -95,7 +97,7 @@ def test_train_list_plain_list_csv_and_folder_name_the_same_files(model, tiny_co
         extract(model, tiny_corpus, tmp_path / "1.npz", list=tiny_corpus / "train.txt"),
         extract(model, tiny_corpus, tmp_path / "2.npz", list=tmp_path / "plain.txt"),
         extract(model, tiny_corpus, tmp_path / "3.npz", list=tmp_path / "files.csv"),
-        extract(model, tiny_corpus, tmp_path / "4.npz", list="", folder=tiny_corpus / "wav"),
+        extract(model, tiny_corpus, tmp_path / "4.npz", list="", folder=tiny_corpus / "wav", path=""),
     ]
     for table in tables:
         assert table.names.astype(str).tolist() == names
@@ -208,9 +210,17 @@ def test_a_complete_table_is_kept_and_another_checkpoint_refused(model, tiny_cor
 
 def test_two_processes_give_the_same_table(model, tiny_corpus, tmp_path):
     alone = extract(model, tiny_corpus, tmp_path / "a.npz", list=tiny_corpus / "train.txt")
-    words = flags(model, tiny_corpus, tmp_path / "b.npz", list=tiny_corpus / "train.txt", distributed="True", nproc=2)
+    tree = {"vectors_to": tmp_path / "tree"}
+    extract(model, tiny_corpus, tmp_path / "few.npz", **tree)  # trials: all files; all but one vector are then removed
+    for path in sorted((tmp_path / "tree").rglob("*_emb.npy"))[1:]:
+        path.unlink()
+    words = flags(
+        model, tiny_corpus, tmp_path / "b.npz", list=tiny_corpus / "train.txt", distributed="True", nproc=2, **tree
+    )
     done = run(ROOT, "extract_embeddings.py", *words)
     assert done.returncode == 0, done.stderr
+    assert "tree: 1 of 32 vectors were there already" in done.stdout
+    assert len(list((tmp_path / "tree").rglob("*_emb.npy"))) == 32
     both = read_table(tmp_path / "b.npz")
     assert np.array_equal(alone.names, both.names) and np.array_equal(alone.vectors, both.vectors)
     assert alone.meta == both.meta

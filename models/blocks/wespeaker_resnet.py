@@ -99,18 +99,25 @@ class WespeakerResNet(FrontEndNetwork):
         nOut, n_mels: size of the embedding, bands of the Kaldi filterbank (a multiple of 8).
         encoder_type: pooling over time: TSTP (mean and standard deviation), TSDP, TAP or ASTP (attentive).
         two_emb_layer: ReLU, BatchNorm and a second linear layer after the first.
+        normalize_var: divide the features by their standard deviation over time, too, not only subtract the mean.
         width: channels of the first stage.
     """
 
     WAV_SCALE = 32768.0  # WeSpeaker trains on 16-bit amplitudes, which the floor of the filterbank sees
     ENCODERS = ("TSTP", "TSDP", "TAP", "ASTP")
     TEST_OPTIONS = {"width": 4, "n_mels": 16}
+    # model_args of WeSpeaker's config.yaml: ours
+    CONFIG = {
+        "feat_dim": "n_mels", "embed_dim": "nOut", "pooling_func": "encoder_type", "two_emb_layer": "two_emb_layer",
+    }  # fmt: skip
     DEPTH = 34
 
-    def __init__(self, nOut=256, n_mels=80, encoder_type="TSTP", two_emb_layer=False, width=32):
+    def __init__(self, nOut=256, n_mels=80, encoder_type="TSTP", two_emb_layer=False, width=32, normalize_var=False):
         if n_mels < 8 or n_mels % 8:
             raise ValueError(f"n_mels {n_mels} must be a multiple of 8: three stages halve the number of bands")
         super().__init__(encoder_type, "kaldi", n_mels, least_frames=9)  # two of the last stage, for a deviation
+        if normalize_var:
+            self.front_end.normalisation = "mean_variance"
         block = BasicBlock if self.DEPTH <= DEEPEST_BASIC else Bottleneck
         self.conv1 = nn.Conv2d(1, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
@@ -132,6 +139,7 @@ class WespeakerResNet(FrontEndNetwork):
         """Add the flags of this network."""
         parser.set_defaults(nOut=256, n_mels=80, encoder_type="TSTP")
         parser.add_bool("--two_emb_layer", help="ResNet: a second linear layer after the first")
+        parser.add_bool("--normalize_var", help="ResNet: divide the features by their deviation over time, too")
 
     def embed(self, features):
         """Return the embedding (batch, nOut) of `features` (batch, n_mels, frames)."""
