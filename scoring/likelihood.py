@@ -328,3 +328,24 @@ def read_model(path: str | Path) -> AttributeModel:
     if kind in SINGLE_ONLY and not (isinstance(meta.get("drop_in"), float) and 0 < meta["drop_in"] < 1):
         raise ValueError(f"{path}: its drop-in {meta.get('drop_in')!r} does not lie between 0 and 1")
     return AttributeModel(kind, parameters, used, meta)
+
+
+def read_models(paths: list[str]) -> dict[str, AttributeModel]:
+    """Return the models {kind: model} of files, and of folders that hold files named by their kind.
+
+    Raises:
+        FileNotFoundError, ValueError: no model there, two of a kind, or of different numbers of attributes.
+    """
+    found = {}
+    for path in map(Path, paths):
+        inside = [path / f"{kind}.npz" for kind in KINDS if (path / f"{kind}.npz").is_file()]
+        if path.is_dir() and not inside:
+            raise FileNotFoundError(f"{path}: holds no model, {', '.join(KINDS)} (.npz); make some with fit")
+        for file in inside or [path]:
+            model = read_model(file)
+            if model.kind in found:
+                raise ValueError(f"{file}: a second model of kind {model.kind}; give one of each")
+            found[model.kind] = model
+    if len({len(model.used) for model in found.values()}) > 1:
+        raise ValueError(f"{', '.join(map(str, paths))}: models of different numbers of attributes")
+    return found

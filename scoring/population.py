@@ -198,3 +198,28 @@ def write_published(path: str | Path, values: np.ndarray):
     part = path.with_name(f".{path.name}.part")
     part.write_text("".join(f"BA{i} : {value:.6f}\n" for i, value in enumerate(values)), encoding="utf-8")
     os.replace(part, path)
+
+
+# ---------------------------------------------------------------- table of attributes
+
+
+def count_attributes(pop: Population) -> dict[str, int]:
+    """Return how many attributes are live (a speaker has it), shared (several have it), dead (none) and constant (in
+    every recording)."""
+    count = having(pop)
+    always = pop.active.sum(0) == pop.recordings.sum()
+    numbers = {"live": count > 0, "shared": count > 1, "dead": count == 0, "constant": always}
+    return {name: int(which.sum()) for name, which in numbers.items()}
+
+
+def write_attributes(path: str | Path, columns: dict[str, np.ndarray]):
+    """Write a CSV of one line an attribute, counted from 0, whole or not at all."""
+    path = Path(path)
+    part = path.with_name(f".{path.name}.part")
+    cells = [
+        [f"{value:.6g}" if values.dtype.kind == "f" else str(int(value)) for value in values]
+        for values in map(np.asarray, columns.values())
+    ]
+    lines = [",".join(["attribute", *columns]), *(f"{i},{','.join(row)}" for i, row in enumerate(zip(*cells)))]
+    part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    os.replace(part, path)
