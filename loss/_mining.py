@@ -5,6 +5,7 @@ Entry points: TYPES, bounds, distances, weighted_sum, count_triplets, occurrence
 import math
 
 import torch
+from torch.nn import functional
 
 TYPES = ("all", "hard", "semihard", "easy")
 
@@ -33,14 +34,14 @@ def inverse_norms(code: torch.Tensor) -> torch.Tensor:
 def distances(code: torch.Tensor) -> torch.Tensor:
     """Return the Euclidean distances (batch, batch), float64, of the rows of `code` divided by their norms.
 
-    Inner products of bits are whole numbers, so distances that ought to be equal are.
+    Bits have whole inner products and many equal distances; these are rounded to 1e-9, so that equal ones compare so.
     """
     product = (code @ code.T).double()
     squares = product.diagonal().clone()
-    inverse = squares.clamp(min=1).rsqrt()
-    squared = product.mul_(inverse[:, None]).mul_(inverse).mul_(-2).add_(squares.clamp(max=1)[:, None])
-    squared.add_(squares.clamp(max=1))
-    return torch.nn.functional.threshold(squared, 1e-6, 0.0).sqrt_()  # what is nearer differs by rounding only
+    inverse, squares = squares.clamp(min=1).rsqrt(), squares.clamp(max=1)
+    squared = product.mul_(inverse[:, None]).mul_(inverse).mul_(-2).add_(squares[:, None]).add_(squares)
+    squared = functional.threshold(squared, 1e-6, 0.0)  # two codes nearer than this are the same one
+    return squared.sqrt_().round_(decimals=9)
 
 
 class _WeightedSum(torch.autograd.Function):
@@ -63,6 +64,11 @@ def weighted_sum(code: torch.Tensor, distance: torch.Tensor, weight: torch.Tenso
     return _WeightedSum.apply(code * inverse_norms(code), distance, weight)
 
 
+def _room(size):
+    # only the CPU may be asked for a number: elsewhere there is room for a batch of a single label
+    return int(size.max()) if size.device.type == "cpu" else len(size)
+
+
 def positives(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return for each row the rows of the same label, (batch, most) int64, and which of these are others than itself.
 
@@ -71,11 +77,9 @@ def positives(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     rows = torch.arange(len(labels), device=labels.device)
     same = labels[:, None] == labels
     size = same.sum(1, keepdim=True)
-    # only the CPU may be asked for a number; elsewhere there is room for a batch of a single label
-    most = int(size.max()) if labels.device.type == "cpu" else len(labels)
     order = labels.argsort(stable=True)
     first = torch.searchsorted(labels[order], labels)[:, None]
-    place = torch.arange(most, device=labels.device)
+    place = torch.arange(_room(size), device=labels.device)
     chosen = order[(first + place).clamp(max=len(labels) - 1)]
     chosen = torch.where(place < size, chosen, rows[:, None])
     return chosen, chosen != rows[:, None]

@@ -3,6 +3,7 @@
 import math
 import os
 
+import attribute_losses
 import pytest
 import torch
 from torch import distributed, nn
@@ -353,11 +354,14 @@ class System(nn.Module):
 SHARED = [(name, {}) for name in OURS] + [
     ("triplet", {"hard_rank": 3, "hard_prob": 0.5}),
     ("triplet", {"hard_rank": -1, "margin": 1.0}),
+    *((name, {}) for name in attribute_losses.NAMES),
 ]
 
 
 def step(name, options, rank, world):
     """Return (loss, accuracy, gradients) of this process for its share of the batch."""
+    if name in attribute_losses.NAMES:
+        return attribute_losses.step(name, options, rank, world)
     x, label = inputs(name, dim=8)
     system = System(name, options)
     if hasattr(system.loss, "set_margin"):
