@@ -7,8 +7,6 @@
 Each command has its own --help.
 """
 
-import json
-import os
 import sys
 from pathlib import Path
 
@@ -18,14 +16,14 @@ from audio.lists import speaker_of
 from audio.metadata import Comparisons, Metadata, read_comparisons, read_metadata
 from engine.args import check_ranges, make_parser, parse
 from engine.log import make_folder, run_main
-from scoring import attribute_flags, attribute_report, calibration, drop_in, fusion, likelihood, population, summary
+from scoring import attribute_flags, attribute_report, calibration, drop_in, explain_flags, likelihood, population
+from scoring import attribute_systems as systems
 from scoring.attribute_report import Scored
 from scoring.codes import Codes, read_codes
 from scoring.embeddings import read_table
-from scoring.sides import Cells, cells_of, check_encoder, code_side, embedding_scores
+from scoring.sides import Cells, cells_of, check_codes, code_side
 
 ONE_RECORDING = "drop-out cannot be told from one recording of a speaker"
-EMBEDDINGS = "cosine of embeddings"
 
 
 def command_parser(name: str, add_arguments):
@@ -61,8 +59,14 @@ def fit(args):
         "list": Path(args.list).name, "list_hash": listed.hash, "encoder": codes.meta.get("encoder"),
         "encoder_sha256": codes.meta.get("encoder_sha256"), "embeddings": codes.meta.get("embeddings", {}),
     }  # fmt: skip
-    typical = published(args.typicality, codes) if args.typicality else population.typicality(pop)
-    dropped = published(args.drop_out, codes) if args.drop_out else population.drop_out(pop)
+    typical = (
+        population.read_published(args.typicality, codes.bits.shape[1])
+        if args.typicality
+        else population.typicality(pop)
+    )
+    dropped = (
+        population.read_published(args.drop_out, codes.bits.shape[1]) if args.drop_out else population.drop_out(pop)
+    )
     counted = (typical >= args.min_typicality) & (typical <= args.max_typicality) & (dropped <= args.max_drop_out)
     dev = development(args, codes) if args.tune_drop_in else None
     folder = Path(args.out)
@@ -98,14 +102,6 @@ def fit(args):
     print(f"written: {folder}/population.csv, typicality.txt, drop_out.txt, {', '.join(args.models)} (.npz)")
 
 
-def published(path: str, codes: Codes) -> np.ndarray:
-    """Return published values, of as many attributes as the codes have."""
-    values, attributes = population.read_published(path), codes.bits.shape[1]
-    if len(values) > attributes:
-        raise ValueError(f"{path}: names attribute {len(values) - 1}, {codes.path} has {attributes}, counted from 0")
-    return np.pad(values, (0, attributes - len(values)))
-
-
 def fit_kind(args, kind: str, pop, typical, dropped) -> likelihood.AttributeModel:
     """Return a model of the population, or of the given typicality and drop-out."""
     model = likelihood.fit_model(
@@ -123,7 +119,7 @@ def development(args, codes: Codes):
     if comparisons.labels is None:
         raise ValueError(f"{args.dev_trials} has no labels: no drop-in can be chosen on it; give --dev_list")
     dev_codes, cells = read_codes(args.dev_codes), cells_of(comparisons.enrolment, comparisons.test)
-    check_encoder(codes.meta, args.codes, dev_codes, False)
+    check_codes(codes.meta, args.codes, codes.bits.shape[1], dev_codes)
     return *(code_side(dev_codes, side) for side in cells[:2]), cells.pairs, comparisons.labels
 
 
@@ -159,73 +155,58 @@ def test(args):
     if args.embeddings and "cosine" not in models:
         raise ValueError("--embeddings is compared with the cosine of the codes: give the model cosine too")
     known = [read_metadata(path) for path in args.list]
-    tables = [read_codes(path) for path in (args.codes, args.enrol_codes or args.codes)]
+    codes = read_codes(args.codes)
+    enrol_codes = read_codes(args.enrol_codes) if args.enrol_codes else codes
     dev_codes = read_codes(args.calibration_codes) if args.calibration_codes else None
     for model in models.values():
-        for codes in [*tables, dev_codes] if dev_codes else tables:
-            check_codes(model, codes, args.allow_other_encoder)
+        for table in filter(None, (codes, enrol_codes, dev_codes)):
+            check_codes(model.meta, f"model {model.kind}", len(model.used), table, args.allow_other_encoder)
+    vectors, dev_vectors = (
+        read_table(path) if path else None for path in (args.embeddings, args.calibration_embeddings)
+    )
     lists = {Path(path).stem: labelled(path, args.sep, known) for path in args.test_list}
     if len(lists) < len(args.test_list):
         raise ValueError("--test_list: two lists of the same name; their files would be one")
-    dev = labelled(args.calibration_list, args.sep, known) if args.calibration_list else None
-    vectors = [read_table(path) if path else None for path in (args.embeddings, args.calibration_embeddings)]
-    check_apart(args, dev, lists, known)
-    parts = {name: cells_of(found.enrolment, found.test) for name, found in lists.items()}
-    raw = {name: raw_scores(models, *tables, cells, vectors[0]) for name, cells in parts.items()}
-    fitted, fused = {}, {}
-    if dev is not None:
-        dev_cells = cells_of(dev.enrolment, dev.test)
-        dev_sides = speaker_sides(dev_cells, known)
-        fitted = fit_calibrations(args, dev, raw_scores(models, dev_codes, dev_codes, dev_cells, vectors[1]))
-        sides = [code_side(dev_codes, side) for side in dev_cells[:2]]
-        for kind in args.fusion:
-            fused[kind], search = fusion.fit_pairs(
-                models[kind], *sides, dev_cells.pairs, dev.labels, dev_sides, args.fusion_strength, args.seed
-            )
+    cells = {name: cells_of(found.enrolment, found.test) for name, found in lists.items()}
+    raw = {name: systems.raw_scores(models, enrol_codes, codes, part, vectors) for name, part in cells.items()}
+    calibrations, fusions = {}, {}
+    if dev_codes is not None:
+        dev = labelled(args.calibration_list, args.sep, known)
+        check_apart(args, dev, lists, known)
+        part, about = cells_of(dev.enrolment, dev.test), {"list": Path(dev.name).name, "hash": dev.hash}
+        dev_raw = systems.raw_scores(models, dev_codes, dev_codes, part, dev_vectors)
+        calibrations = systems.fit_calibrations(dev_raw, dev.labels, about, args.calibration_strength)
+        speakers = speaker_sides(part, known)
+        fusions = systems.fit_fusions(
+            models, args.fusion, dev_codes, part, dev.labels, speakers, args.fusion_strength, args.seed
+        )
     folder = Path(args.save_path)
     make_folder(folder)
 
-    print("\n".join([tables[0].describe(), *(model.describe() for model in models.values())]))
-    for system, found in fitted.items():
-        print(f"{system}: {found.describe()}")
-        calibration.write_calibration(folder / f"calibration_{system.replace(' ', '_')}.json", found)
-    for kind, found in fused.items():
-        print(f"{kind}: {found.describe()}")
-        columns = {"mean": found.mean, "deviation": found.deviation, "weight": found.weights}
-        population.write_attributes(folder / f"fusion_{kind}.csv", columns)
+    print("\n".join([codes.describe(), *(model.describe() for model in models.values())]))
+    attribute_report.write_fitted(folder, calibrations, fusions)
     rows = []
-    for name, comparisons in lists.items():
-        print(comparisons.describe())
-        cells, made = parts[name], {}
-        for system, scores in raw[name].items():
-            made[system, "raw"] = scores
-            if system in fitted:
-                made[system, "calibrated"] = fitted[system].apply(scores)
-        for kind, found in fused.items():
-            sides = [code_side(codes, side) for codes, side in zip(tables[::-1], cells[:2])]
-            made[f"fusion of {kind}", "fused"] = fusion.apply_pairs(found, models[kind], *sides, cells.pairs)
-        scored = Scored(name, cells, comparisons.labels, speaker_sides(cells, known), made)
+    for name, found in lists.items():
+        print(found.describe())
+        made = systems.all_scores(raw[name], calibrations, fusions, models, enrol_codes, codes, cells[name])
+        scored = Scored(name, cells[name], found.labels, speaker_sides(cells[name], known), made)
         attribute_report.write_scored(folder, scored)
-        if comparisons.labels is None:
-            print(f"{comparisons.name} has no labels: no error rates; scores in {folder}")
+        if found.labels is None:
+            print(f"{found.name} has no labels: no error rates; scores in {folder}")
             continue
         rows += attribute_report.measure(scored, args.eer_method, args.bootstrap, args.seed)
         attribute_report.write_plots(folder, scored)
-    report(args, folder, rows, models, lists, fitted, fused)
+    about = {
+        "models": {kind: model.meta for kind, model in models.items()},
+        "lists": {name: {"file": found.name, "hash": found.hash} for name, found in lists.items()},
+        "calibration": {system: found.fitted_on for system, found in calibrations.items()},
+        "fusion": {kind: found.fitted_on for kind, found in fusions.items()},
+    }
+    attribute_report.write_results(folder, rows, about, args.bootstrap)
 
 
-def check_codes(model: likelihood.AttributeModel, codes: Codes, allowed: bool):
-    """Refuse codes that are not of the model's attributes."""
-    if codes.bits.shape[1] != len(model.used):
-        raise ValueError(f"{codes.path}: codes of {codes.bits.shape[1]} attributes, {model.kind} has {len(model.used)}")
-    if not allowed:
-        check_encoder(model.meta, f"model {model.kind}", codes)
-
-
-def check_apart(args, dev: Comparisons | None, lists: dict[str, Comparisons], known: list[Metadata]):
+def check_apart(args, dev: Comparisons, lists: dict[str, Comparisons], known: list[Metadata]):
     """Refuse to calibrate on a list that is tested or has no labels; warn of speakers that are in both."""
-    if dev is None:
-        return
     if dev.labels is None:
         raise ValueError(f"{dev.name} has no labels: nothing can be calibrated on it; give --list")
     who = speakers_of(known)
@@ -235,49 +216,6 @@ def check_apart(args, dev: Comparisons | None, lists: dict[str, Comparisons], kn
         shared = own & {who(name) for name in comparisons.names()}
         if shared and dev.hash != comparisons.hash:
             print(f"warning: {len(shared)} speakers are in both {dev.name} and {comparisons.name}")
-
-
-def raw_scores(models, codes: Codes, enrol_codes: Codes, cells: Cells, vectors) -> dict[str, np.ndarray]:
-    """Return {system: scores (trials,)}: the cosine of embeddings where there are some, then every model."""
-    made = {} if vectors is None else {EMBEDDINGS: embedding_scores(vectors, cells)}
-    enrol, tested = code_side(enrol_codes, cells.enrolment), code_side(codes, cells.test)
-    order = sorted(models, key=lambda kind: kind != "cosine")
-    return made | {kind: likelihood.score_pairs(models[kind], enrol, tested, cells.pairs) for kind in order}
-
-
-def fit_calibrations(args, dev: Comparisons, raw: dict[str, np.ndarray]) -> dict[str, calibration.Calibration]:
-    """Return an affine calibration of every system, fitted on its scores of other trials."""
-    about = {"list": Path(args.calibration_list).name, "hash": dev.hash}
-    return {
-        system: calibration.fit(scores, dev.labels, [system], 0.5, about, args.calibration_strength)
-        for system, scores in raw.items()
-    }
-
-
-def report(args, folder: Path, rows: list[dict], models, lists, fitted, fused):
-    """Print and write the tables of labelled lists."""
-    values = {
-        "models": {kind: model.meta for kind, model in models.items()},
-        "lists": {name: {"file": found.name, "hash": found.hash} for name, found in lists.items()},
-        "calibration": {system: {**found.fitted_on, "formula": found.describe()} for system, found in fitted.items()},
-        "fusion": {kind: found.fitted_on for kind, found in fused.items()}, "rows": rows,
-    }  # fmt: skip
-    if rows:
-        text = summary.markdown(rows, attribute_report.FIRST)
-        print(f"\n{text}\n")
-        if args.bootstrap:
-            print(
-                f"95 % intervals: {args.bootstrap} bootstrap replicates over speakers (trials, where those are unknown)"
-            )
-        summary.write_rows(folder / "results.csv", rows, attribute_report.FIRST)
-        write_text(folder / "results.md", f"{text}\n")
-        for name, loss in attribute_report.binary_loss(rows, "cosine", EMBEDDINGS).items():
-            values.setdefault("eer_lost_going_binary", {})[name] = loss
-            print(
-                f"{name}: going binary costs {'nothing to compare' if loss is None else f'{100 * loss:+.1f} %'} of EER"
-            )
-    write_text(folder / "metrics.json", json.dumps(values, indent=2, allow_nan=False) + "\n")
-    print(f"written: {folder}/metrics.json, results.csv, results.md, scores_*, det_*, tippett_*, ece_*")
 
 
 # ---------------------------------------------------------------- what the commands share
@@ -309,80 +247,23 @@ def speaker_sides(cells: Cells, known: list[Metadata]) -> np.ndarray | None:
     return np.unique(found, return_inverse=True)[1].reshape(-1)[cells.names()[1]]
 
 
-def write_text(path: Path, text: str):
-    """Write a text, whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
-
-
 # ---------------------------------------------------------------- explain
 
 
 def make_explain_flags():
     """Return the parser of `explain`."""
-    parser = command_parser("explain")
-    pair = parser.add_argument_group("one comparison")
-    pair.add_argument("--model", default="", metavar="FILE.npz", help="a model that `fit` wrote")
-    pair.add_argument("--codes", default="", metavar="FILE.npz", help="codes of train_attributes.py --binarize")
-    pair.add_argument("--enrol", default="", metavar="ID[,ID]", help="recordings of one side, as --codes names them")
-    pair.add_argument("--test", default="", metavar="ID[,ID]", help="recordings of the other side")
-    pair.add_argument("--test_list", default="", help="comparisons, of which --trial is explained instead")
-    pair.add_argument("--trial", type=int, default=1, help="number of the comparison in --test_list, from 1")
-    pair.add_argument("--calibration", default="", metavar="FILE.json", help="calibration of this model by `test`")
-    pair.add_argument("--dev_list", default="", help="comparisons with labels, among whose LLRs this one is shown")
-    pair.add_argument("--dev_codes", default="", metavar="FILE.npz", help="their codes (default: --codes)")
-    wave = parser.add_argument_group("two recordings: --enrol and --test are then audio files")
-    wave.add_argument("--initial_model", default="", help="speaker network that the encoder was trained on")
-    wave.add_argument("--encoder", default="", metavar="FILE", help="encoder of embeddings into attributes")
-    wave.add_argument("--wav_scale", type=float, default=None, help="factor on waves in [-1, 1] of a published network")
-    wave.add_argument("--device", default="", help="cuda, cuda:1 or cpu (default: cuda where available, else cpu)")
-    cards = parser.add_argument_group("cards of attributes")
-    cards.add_argument("--cards", default="", help="`all`, or numbers of attributes as in 3,17,40")
-    cards.add_argument("--list", default="", help="the population: lines `speaker file`, or a CSV with such columns")
-    cards.add_argument(
-        "--speakers", default="", help="CSV with a column `speaker` and others, to set attributes against"
-    )
-    cards.add_argument("--entry_level", type=float, default=0.01, help="p-value below which a measure enters")
-    cards.add_argument("--seed", type=int, default=10, help="seed of the draws of balanced recordings")
-    told = parser.add_argument_group("audio and output")
-    told.add_argument("--audio_path", default="", help="prefix of recordings, to play and to measure them")
-    told.add_argument("--save_path", default="exps/explain", help="folder for the table (.csv) and the page (.html)")
-    return parser
+    return command_parser("explain", explain_flags.add_explain_arguments)
 
 
 def explain(args):
-    """Explain one comparison, or make cards of attributes."""
-    check_ranges(args, {"trial": (1, None), "wav_scale": (1e-6, 1e9), "entry_level": (1e-12, 1), "seed": (0, None)})
-    recordings, sides = args.initial_model or args.encoder, args.enrol or args.test
-    compares = recordings or sides or args.test_list or args.model
-    wrong = [
-        (not (compares or args.cards), "nothing to explain: --enrol and --test, --test_list with --trial, or --cards"),
-        (args.cards and (compares or args.calibration or args.dev_list),
-         "--cards describes a population: leave out what is of one comparison"),
-        (args.cards and not (args.codes and args.list), "--cards needs --codes and --list, the population"),
-        (not args.cards and args.list, "--list is for --cards"),
-        (not args.cards and args.speakers, "--speakers is for --cards"),
-        (compares and not args.model, "--model is required: a model that `fit` wrote"),
-        (compares and args.test_list and (sides or recordings), "give either --test_list or --enrol and --test"),
-        (compares and not args.test_list and not (args.enrol and args.test), "--enrol and --test are needed together"),
-        (recordings and not (args.initial_model and args.encoder), "--initial_model and --encoder need each other"),
-        (recordings and args.codes, "--initial_model and --encoder make the codes: leave --codes out"),
-        (recordings and args.audio_path, "--enrol and --test are audio files here: leave --audio_path out"),
-        (compares and not recordings and not args.codes, "--codes is required (or --initial_model and --encoder)"),
-        (args.dev_codes and not args.dev_list, "--dev_codes needs --dev_list"),
-        (args.dev_list and recordings and not args.dev_codes, "--dev_list needs --dev_codes here"),
-        (args.wav_scale is not None and not recordings, "--wav_scale needs --initial_model"),
-        (args.device and not recordings, "--device is for --initial_model"),
-    ]  # fmt: skip
-    for holds, message in wrong:
-        if holds:
-            raise ValueError(message)
-    import AttributeReport  # torch and its networks: fit and test start faster without
+    """Explain one comparison, of codes or of two recordings, or make cards of attributes."""
+    check_ranges(args, explain_flags.EXPLAIN_RANGES)
+    explain_flags.check_explain(args)
+    import AttributeReport  # its networks need seconds to import, which fit and test can do without
 
     if args.cards:
         AttributeReport.make_cards(args)
-    elif recordings:
+    elif args.encoder:
         AttributeReport.explain_recordings(args)
     else:
         AttributeReport.explain_codes(args)

@@ -1,15 +1,17 @@
 """What score_attributes.py test writes of the scores of a list: score files, error rates, plots.
-Entry points: Scored, write_scored, measure, write_plots, binary_loss.
+Entry points: Scored, write_fitted, write_scored, measure, write_plots, write_results.
 """
 
 import csv
+import json
 import os
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from scoring import llr_plots, metrics, plots, summary, trials
+from scoring import calibration, llr_plots, metrics, plots, population, summary, trials
+from scoring.attribute_systems import EMBEDDINGS
 from scoring.sides import Cells
 
 FIRST = ("list", "system", "scores")  # leading columns of a row of error rates
@@ -25,6 +27,17 @@ class Scored(NamedTuple):
     labels: np.ndarray | None
     sides: np.ndarray | None
     made: dict[tuple[str, str], np.ndarray]
+
+
+def write_fitted(folder: Path, calibrations: dict, fusions: dict):
+    """Print and write calibrations (JSON) and the weights of fusions (CSV) by system and kind."""
+    for system, found in calibrations.items():
+        print(f"{system}: {found.describe()}")
+        calibration.write_calibration(folder / f"calibration_{_word(system)}.json", found)
+    for kind, found in fusions.items():
+        print(f"{kind}: {found.describe()}")
+        columns = {"mean": found.mean, "deviation": found.deviation, "weight": found.weights}
+        population.write_attributes(folder / f"fusion_{kind}.csv", columns)
 
 
 def write_scored(folder: Path, scored: Scored):
@@ -45,7 +58,7 @@ def write_scored(folder: Path, scored: Scored):
     os.replace(part, path)
 
 
-def _word(system: str, kind: str) -> str:
+def _word(system: str, kind: str = "raw") -> str:
     """Return a system as a word of a file's name."""
     return "_".join([*system.split(), *([] if kind == "raw" else [kind])])
 
@@ -77,7 +90,7 @@ def write_plots(folder: Path, scored: Scored):
         llr_plots.ece_plot(folder / f"ece_{scored.name}.png", ratios)
 
 
-def binary_loss(rows: list[dict], codes: str, embeddings: str) -> dict[str, float | None]:
+def _binary_loss(rows: list[dict], codes: str, embeddings: str) -> dict[str, float | None]:
     """Return by list the share of the EER that the codes lose: EER of their cosine / EER of the embeddings' - 1; None
     where the embeddings make no error."""
     eers = {(row["list"], row["system"]): row["eer"] for row in rows if row["scores"] == "raw"}
@@ -86,3 +99,31 @@ def binary_loss(rows: list[dict], codes: str, embeddings: str) -> dict[str, floa
         name: eers[name, codes] / eers[name, embeddings] - 1 if eers[name, embeddings] > 0 else None
         for name in sorted(names)
     }
+
+
+def write_results(folder: Path, rows: list[dict], about: dict, replicates: int):
+    """Print and write the table of rows, what the codes lose, and metrics.json with `about` in it."""
+    values, lost = {**about, "rows": rows}, {}
+    if rows:
+        text = summary.markdown(rows, FIRST)
+        unit = "speakers (trials, where those are unknown)"
+        note = f"95 % intervals: {replicates} bootstrap replicates over {unit}\n" if replicates else ""
+        note += "Cllr in bits takes scores for natural-log likelihood ratios, which cosines and raw dna, speech are not"
+        print(f"\n{text}\n\n{note}")
+        summary.write_rows(folder / "results.csv", rows, FIRST)
+        _write_text(folder / "results.md", f"{text}\n\n{note}\n")
+        lost = _binary_loss(rows, "cosine", EMBEDDINGS)
+    for name, loss in lost.items():
+        share = "the embeddings make no error" if loss is None else f"EER of the codes' cosine {100 * loss:+.1f} %"
+        print(f"{name}: cost of going binary: {share}")
+    _write_text(
+        folder / "metrics.json",
+        json.dumps({**values, "eer_lost_by_going_binary": lost}, indent=2, allow_nan=False) + "\n",
+    )
+    print(f"written: {folder}/metrics.json, results.csv, results.md, scores_*, det_*, tippett_*, ece_*")
+
+
+def _write_text(path: Path, text: str):
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)

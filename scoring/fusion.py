@@ -106,7 +106,7 @@ def choose_strength(
 
 def fit_pairs(
     model: AttributeModel, enrol: Side, test: Side, pairs, labels, sides, strength: float | None = None, seed: int = 0
-) -> tuple[Fusion, list[dict]]:
+) -> Fusion:
     """Fit a fusion of the model's terms on comparisons, of their impostors at most MOST_IMPOSTORS drawn ones.
 
     Args:
@@ -125,7 +125,7 @@ def fit_pairs(
         "attributes": int(np.count_nonzero(fitted.weights)), "cllr": cllr(llrs, labels),
         "calibration_loss": cllr(llrs, labels) - min_cllr(llrs, labels), "search": rows,
     }  # fmt: skip
-    return fitted, rows
+    return fitted
 
 
 def apply_pairs(fitted: Fusion, model: AttributeModel, enrol: Side, test: Side, pairs: np.ndarray) -> np.ndarray:

@@ -161,13 +161,13 @@ def _more_than(counts: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------- published text files
 
 
-def read_published(path: str | Path) -> np.ndarray:
+def read_published(path: str | Path, attributes: int | None = None) -> np.ndarray:
     """Read one value between 0 and 1 per attribute (n,) of lines `BA7 : 0.650510`, attributes counted from 0.
 
-    Attributes that the file leaves out are 0.
+    Attributes that the file leaves out are 0; without `attributes` the last one it names is the last there is.
 
     Raises:
-        FileNotFoundError, ValueError: missing, a line of another form, an attribute twice, no line.
+        FileNotFoundError, ValueError: missing, a line of another form, an attribute twice or too large, no line.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file (lines `BA7 : 0.650510`)")
@@ -187,7 +187,9 @@ def read_published(path: str | Path) -> np.ndarray:
         found[attribute] = value
     if not found:
         raise ValueError(f"{path}: holds no line `BA7 : 0.650510`")
-    values = np.zeros(max(found) + 1)
+    if attributes is not None and max(found) >= attributes:
+        raise ValueError(f"{path}: names attribute {max(found)} of {attributes}, counted from 0")
+    values = np.zeros(attributes or max(found) + 1)
     values[list(found)] = list(found.values())
     return values
 

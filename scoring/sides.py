@@ -1,5 +1,5 @@
 """The two sides of comparisons, each one recording or several: counts of codes, cosines of embeddings.
-Entry points: cells_of, code_side, embedding_scores, check_encoder.
+Entry points: cells_of, code_side, embedding_scores, check_codes.
 """
 
 from typing import NamedTuple
@@ -56,22 +56,24 @@ def _mean_directions(table: Table, cells: list[tuple[str, ...]]) -> np.ndarray:
     return unit_length(np.add.reduceat(unit_length(table.vectors[np.concatenate(rows)]), starts, axis=0))
 
 
-def check_encoder(meta: dict, path: str, codes: Codes):
-    """Refuse codes by another encoder, or on embeddings by another network, than the `meta` of `path` tells of.
+def check_codes(meta: dict, path: str, attributes: int, codes: Codes, allow_other: bool = False):
+    """Refuse codes of another number of attributes, by another encoder, or on embeddings by another network, than what
+    `meta` of `path` tells of.
 
     Raises:
         ValueError: which made each, and what to do.
     """
+    if codes.bits.shape[1] != attributes:
+        raise ValueError(f"{codes.path}: codes of {codes.bits.shape[1]} attributes, {path} has {attributes}")
+    if allow_other:
+        return
     if meta.get("encoder_sha256") != codes.meta.get("encoder_sha256"):
-        raise ValueError(
-            f"{codes.path}: codes by encoder {codes.meta.get('encoder')} (sha256 {codes.meta.get('encoder_sha256')}), "
-            f"{path} is of {meta.get('encoder')} ({meta.get('encoder_sha256')}): their attributes differ; make the "
-            "codes anew, or give --allow_other_encoder"
-        )
-    made, wanted = codes.meta.get("embeddings", {}), meta.get("embeddings", {})
-    if any(made.get(key) != wanted.get(key) for key in ("sha256", "wav_scale")):
+        one, two = (f"{x.get('encoder')} (sha256 {x.get('encoder_sha256')})" for x in (codes.meta, meta))
+        what = f"by encoder {one}, {path} is of {two}: make the codes anew"
+    else:
+        made, wanted = codes.meta.get("embeddings", {}), meta.get("embeddings", {})
+        if all(made.get(key) == wanted.get(key) for key in ("sha256", "wav_scale")):
+            return
         one, two = (f"{made_by(x)} at wav_scale {x.get('wav_scale', 'unknown')}" for x in (made, wanted))
-        raise ValueError(
-            f"{codes.path}: codes of embeddings by {one}, {path} is of {two}: extract both alike, or give "
-            "--allow_other_encoder"
-        )
+        what = f"of embeddings by {one}, {path} is of {two}: extract both alike"
+    raise ValueError(f"{codes.path}: codes {what}, or give --allow_other_encoder")
