@@ -101,7 +101,7 @@ def ticks(low: float, high: float) -> list[float]:
     power = 10.0 ** np.floor(np.log10(rough))
     step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
     whole = np.arange(np.ceil(low / step - 1e-9), np.floor(high / step + 1e-9) + 1)
-    return (whole * step).tolist()
+    return (whole * step + 0.0).tolist()  # + 0.0: no minus zero
 
 
 def _range(values, at):

@@ -10,7 +10,7 @@ from scoring import charts, page
 from scoring.calibration import Calibration
 from scoring.explanation import OFFSET, SCALE, SOURCE, Explanation, ratio_text, verbal
 
-SHOWN_BARS = 20
+SHOWN_BARS = 12  # attributes of either sign
 BINS = 40
 
 
@@ -75,8 +75,9 @@ def _result(explained: Explanation, calibration: Calibration | None) -> list[str
             page.paragraph(f"Cosine score {final:.4f}", "large"),
             page.paragraph("A similarity is no likelihood ratio: calibrate it with --calibration.", "note"),
         ]
+    inverse = f" (1 to {ratio_text(-final)})" if final < 0 else ""
     rows = [
-        page.paragraph(f"Likelihood ratio {ratio_text(final)}", "large"),
+        page.paragraph(f"Likelihood ratio {ratio_text(final)}{inverse}", "large"),
         page.paragraph(f"LLR {final:+.3f} (natural logarithm; log10 {final / np.log(10):+.2f}), {state}{raw}."),
         page.paragraph(f"In words: {verbal(final)}."),
     ]
@@ -91,9 +92,9 @@ def _result(explained: Explanation, calibration: Calibration | None) -> list[str
     rows += [
         page.paragraph(
             f"The likelihood ratio says how many times as probable these codes are if one person speaks on both sides "
-            f"as if two people of the population do: here {ratio_text(final)} times. It is not the probability that it "
-            "is the same person: for that it must be multiplied with the odds from all other information, and it holds "
-            "only as far as the recordings resemble those of the population and of the calibration."
+            f"as if two people of the population do: here {ratio_text(final)} times{inverse}. It is not the probability "
+            "that it is the same person: for that it must be multiplied with the odds from all other information, and "
+            "it holds only as far as the recordings resemble those of the population and of the calibration."
         ),
         page.paragraph(_scale_text(), "quiet"),
     ]
@@ -124,45 +125,43 @@ def _limit(final: float, calibration: Calibration | None) -> str:
 
 def _carried(explained: Explanation) -> list[str]:
     shares = [(name, value) for name, value in explained.shares() if name != OFFSET]
-    cases = {str(row["attribute"]): row["case"] for row in explained.rows}
     offset = [value for name, value in explained.shares() if name == OFFSET]
+    cases = {str(row["attribute"]): row["case"] for row in explained.rows}
     single = explained.recordings == (1, 1)
-    items = [(f"{name} ({cases[name]})", value, f"{value:+.2f}") for name, value in shares[:SHOWN_BARS]]
-    rest = sum(value for _, value in shares[SHOWN_BARS:])
-    if len(shares) > SHOWN_BARS:
-        items.append((f"{len(shares) - SHOWN_BARS} others", rest, f"{rest:+.2f}"))
-    items += [("calibration", value, f"{value:+.2f}") for value in offset]
-    plus, minus = (sum(v for _, v in shares if sign * v > 0) for sign in (1, -1))
-    sums = np.cumsum([*(offset or [0.0]), *(value for _, value in shares)])
     meaning = (
         "11: both recordings have the attribute, 00: neither, 10 and 01: the enrolment or the test alone."
         if single
         else "In brackets: recordings that have the attribute, enrolment then test."
     )
+    sides = [[(name, value) for name, value in shares if sign * value > 0] for sign in (1, -1)]
+    totals = [sum(value for _, value in side) for side in sides]
+    strongest = [
+        (f"{name} ({cases[name]})", value, f"{value:+.2f}") for side in sides for name, value in side[:SHOWN_BARS]
+    ]
+    words = f"{len(sides[0])} attributes for", f"{len(sides[1])} attributes against"
+    summed = [(name, value, f"{value:+.2f}") for name, value in zip(words, totals)]
+    summed += [("calibration", value, f"{value:+.2f}") for value in offset]
+    summed.append(("together", explained.final, f"{explained.final:+.2f}"))
+    sums = np.cumsum([*(offset or [0.0]), *(value for _, value in shares)])
     made = [
-        page.paragraph(
-            f"All attributes together: {plus:+.2f} for the same speaker, {minus:+.2f} against"
-            + (f", {offset[0]:+.2f} from the calibration" if offset else "")
-            + f"; sum {explained.final:+.3f}. {meaning}"
-        ),
+        page.paragraph(f"What each adds to the LLR (natural logarithm). {meaning}"),
         page.figure(
-            charts.bars(items, "what the strongest attributes add to the LLR"),
-            f"What the {min(SHOWN_BARS, len(shares))} strongest attributes, all others"
-            + (" and the calibration" if offset else "")
-            + " add to the LLR (natural logarithm).",
+            charts.bars(strongest, "what the strongest attributes add to the LLR"),
+            f"The strongest attributes for the same speaker and against, at most {SHOWN_BARS} of each.",
         ),
+        page.figure(charts.bars(summed, "sums of the LLR"), "All of them, and how they add up."),
         page.figure(
             charts.lines(
                 [("sum", list(range(len(sums))), sums.tolist())], "attributes, the strongest first", "sum of LLR",
                 f"the sum of the terms runs from {sums[0]:+.2f} to {sums[-1]:+.2f} over {len(shares)} attributes",
                 levels=[(0.0, ""), (explained.final, f"{explained.final:+.2f}")],
             ),
-            "The sum as attributes are added: a curve that settles early rests on few of them.",
+            "The sum as attributes are added"
+            + (" to the calibration's offset" if offset else "")
+            + ": a curve that settles early rests on few of them.",
         ),
     ]  # fmt: skip
-    if single:
-        made.append(_by_case(explained))
-    return made
+    return [*made, _by_case(explained)] if single else made
 
 
 def _by_case(explained: Explanation) -> str:

@@ -23,13 +23,12 @@ h2 { font-size: 1.2rem; margin: 2rem 0 0.5rem; padding-top: 0.5rem; border-top: 
 h3 { font-size: 1rem; margin: 1.2rem 0 0.3rem; }
 a { color: var(--first); }
 p { max-width: 46rem; }
-.quiet, figcaption, caption { color: var(--quiet); font-size: 0.875rem; }
+.quiet, figcaption { color: var(--quiet); font-size: 0.875rem; }
 .large { font-size: 1.35rem; font-weight: 600; margin: 0.5rem 0; }
 .note { border-left: 4px solid var(--second); background: var(--box); padding: 0.5rem 0.75rem; }
 .box { overflow-x: auto; max-height: 32rem; border: 1px solid var(--line); border-radius: 6px; margin: 0.5rem 0; }
 table { border-collapse: collapse; font-size: 0.875rem; font-variant-numeric: tabular-nums; }
 .box table { width: 100%; }
-caption { text-align: left; padding: 0.3rem 0.6rem; }
 th, td { padding: 0.25rem 0.6rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
 .box th { position: sticky; top: 0; background: var(--box); white-space: nowrap; }
 td.number, th.number { text-align: right; white-space: nowrap; }
@@ -46,7 +45,7 @@ audio { width: 100%; max-width: 30rem; display: block; }
 .track i { position: absolute; top: 0; bottom: 0; }
 .track b { position: absolute; top: -1px; bottom: -1px; width: 1px; background: var(--text); }
 svg.chart { width: 100%; max-width: 40rem; height: auto; display: block; }
-svg.chart text { fill: var(--quiet); font-size: 11px; }
+svg.chart text { fill: var(--quiet); font-size: 11px; paint-order: stroke; stroke: var(--ground); stroke-width: 3px; }
 """
 
 
@@ -110,10 +109,10 @@ def table(columns: list[str], rows: list[list], caption: str = "") -> str:
         "<tr>" + "".join(f"<td{mark}>{_cell(value)}</td>" for mark, value in zip(marks, row)) + "</tr>\n"
         for row in rows
     )
-    above = f"<caption>{escape(caption)}</caption>" if caption else ""
+    above = paragraph(caption, "quiet") if caption else ""
     # a box that scrolls must be reachable by the keyboard
     return (
-        f'<div class="box" tabindex="0" role="region" aria-label="{escape(caption or columns[0])}"><table>{above}'
+        f'{above}<div class="box" tabindex="0" role="region" aria-label="{escape(caption or columns[0])}"><table>'
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>"
     )
 
