@@ -59,16 +59,22 @@ def fit(args):
         "list": Path(args.list).name, "list_hash": listed.hash, "encoder": codes.meta.get("encoder"),
         "encoder_sha256": codes.meta.get("encoder_sha256"), "embeddings": codes.meta.get("embeddings", {}),
     }  # fmt: skip
-    typical = (
-        population.read_published(args.typicality, codes.bits.shape[1])
-        if args.typicality
-        else population.typicality(pop)
-    )
-    dropped = (
-        population.read_published(args.drop_out, codes.bits.shape[1]) if args.drop_out else population.drop_out(pop)
-    )
+    typical, dropped = population.typicality(pop), population.drop_out(pop)
+    if args.typicality:
+        attributes = codes.bits.shape[1]
+        typical, dropped = (population.read_published(path, attributes) for path in (args.typicality, args.drop_out))
     counted = (typical >= args.min_typicality) & (typical <= args.max_typicality) & (dropped <= args.max_drop_out)
     dev = development(args, codes) if args.tune_drop_in else None
+    models, searches = {}, {}
+    for kind in dict.fromkeys(args.models):
+        model = models[kind] = fit_kind(args, kind, pop, typical, dropped)
+        model.used &= counted
+        if not model.used.any():
+            raise ValueError(f"{kind}: no attribute is left; see --min_typicality, --max_typicality, --max_drop_out")
+        if dev is not None and kind in likelihood.SINGLE_ONLY:
+            model.meta["drop_in"], searches[kind] = drop_in.search_drop_in(model, *dev, args.tune_by)
+            model.meta |= {"tuned_by": args.tune_by, "tuned_on": Path(args.dev_trials).name}
+        model.meta |= about
     folder = Path(args.out)
     make_folder(folder)
 
@@ -81,25 +87,20 @@ def fit(args):
     if constant:
         shown = ", ".join(map(str, constant[:20])) + (" ..." if len(constant) > 20 else "")
         print(f"warning: {len(constant)} attributes never change, left out of maxllr and beta: {shown}")
+    for kind, rows in searches.items():
+        print(drop_in.describe(kind, rows, args.tune_by, args.dev_trials))
+        drop_in.write_search(folder / f"drop_in_{kind}.csv", rows)
     columns = {"speakers": population.having(pop), "typicality": typical, "drop_out": dropped}
-    for kind in dict.fromkeys(args.models):
-        model = fit_kind(args, kind, pop, typical, dropped)
-        model.used &= counted
-        if dev is not None and kind in likelihood.SINGLE_ONLY:
-            model = tuned(args, model, *dev, folder)
-        if not model.used.any():
-            raise ValueError(f"{kind}: no attribute is left; see --min_typicality, --max_typicality, --max_drop_out")
-        model.meta |= about
-        likelihood.write_model(folder / f"{kind}.npz", model)
+    for kind, model in models.items():
         print(model.describe())
+        likelihood.write_model(folder / f"{kind}.npz", model)
         for name, values in model.parameters.items():
-            parts = {"alpha": values[:, 0], "beta": values[:, 1]} if name == "alpha" else {name: values}
-            columns |= {key: part for key, part in parts.items() if key not in columns}
-        columns[f"used_{kind}"] = model.used
+            columns |= {"alpha": values[:, 0], "beta": values[:, 1]} if name == "alpha" else {name: values}
+    columns |= {f"used_{kind}": model.used for kind, model in models.items()}
     population.write_attributes(folder / "population.csv", columns)
     population.write_published(folder / "typicality.txt", typical)
     population.write_published(folder / "drop_out.txt", dropped)
-    print(f"written: {folder}/population.csv, typicality.txt, drop_out.txt, {', '.join(args.models)} (.npz)")
+    print(f"written: {folder}/population.csv, typicality.txt, drop_out.txt, {', '.join(models)} (.npz)")
 
 
 def fit_kind(args, kind: str, pop, typical, dropped) -> likelihood.AttributeModel:
@@ -109,7 +110,8 @@ def fit_kind(args, kind: str, pop, typical, dropped) -> likelihood.AttributeMode
     )
     if kind not in likelihood.SINGLE_ONLY:
         return model
-    return likelihood.published_model(kind, typical, dropped, args.drop_in, args.typicality_threshold, model.meta)
+    about = {name: model.meta[name] for name in ("speakers", "recordings")}
+    return likelihood.published_model(kind, typical, dropped, args.drop_in, args.typicality_threshold, about)
 
 
 def development(args, codes: Codes):
@@ -121,19 +123,6 @@ def development(args, codes: Codes):
     dev_codes, cells = read_codes(args.dev_codes), cells_of(comparisons.enrolment, comparisons.test)
     check_codes(codes.meta, args.codes, codes.bits.shape[1], dev_codes)
     return *(code_side(dev_codes, side) for side in cells[:2]), cells.pairs, comparisons.labels
-
-
-def tuned(args, model, enrol, test, pairs, labels, folder: Path) -> likelihood.AttributeModel:
-    """Return the model with the best drop-in on development trials; write the costs of all that were tried."""
-    best, rows = drop_in.search_drop_in(model, enrol, test, pairs, labels, args.tune_by)
-    drop_in.write_search(folder / f"drop_in_{model.kind}.csv", rows)
-    row = next(row for row in rows if row["drop_in"] == best)
-    print(
-        f"{model.kind}: drop-in {best:g} has the least {args.tune_by} of {len(rows)} on {len(labels)} trials of "
-        f"{args.dev_trials}: Cllr {row['cllr']:.3f}, calibrated {row['calibrated']:.3f}, least {row['min_cllr']:.3f}"
-    )
-    model.meta |= {"drop_in": best, "tuned_by": args.tune_by, "tuned_on": Path(args.dev_trials).name}
-    return model
 
 
 # ---------------------------------------------------------------- test

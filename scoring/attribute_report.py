@@ -60,7 +60,7 @@ def write_scored(folder: Path, scored: Scored):
 
 def _word(system: str, kind: str = "raw") -> str:
     """Return a system as a word of a file's name."""
-    return "_".join([*system.split(), *([] if kind == "raw" else [kind])])
+    return "_".join([*system.split(), *(["calibrated"] if kind == "calibrated" else [])])
 
 
 def measure(scored: Scored, eer_method: str, replicates: int, seed: int) -> list[dict]:
@@ -84,7 +84,7 @@ def write_plots(folder: Path, scored: Scored):
         folder / f"det_{scored.name}.png", {name: (scored.made[key], scored.labels) for name, key in rates.items()}
     )
     done = [key for key in scored.made if key[1] != "raw"] or [key for key in scored.made if "cosine" not in key[0]]
-    ratios = {" ".join(key): (scored.made[key], scored.labels) for key in done}
+    ratios = {" ".join(_word(*key).split("_")): (scored.made[key], scored.labels) for key in done}
     if ratios:
         llr_plots.tippett_plot(folder / f"tippett_{scored.name}.png", ratios)
         llr_plots.ece_plot(folder / f"ece_{scored.name}.png", ratios)

@@ -1,5 +1,5 @@
 """The drop-in of the DNA and Speech models, chosen on development trials.
-Entry points: search_drop_in, write_search.
+Entry points: search_drop_in, describe, write_search.
 """
 
 import csv
@@ -41,6 +41,15 @@ def search_drop_in(
             }
         )  # fmt: skip
     return min(rows, key=lambda row: row[criterion])["drop_in"], rows
+
+
+def describe(kind: str, rows: list[dict], criterion: str, name: str) -> str:
+    """Return one line: the best drop-in of a search on the trials `name`, and its costs."""
+    best = min(rows, key=lambda row: row[criterion])
+    return (
+        f"{kind}: drop-in {best['drop_in']:g} has the least {criterion} of {len(rows)} on {name}: "
+        f"Cllr {best['cllr']:.3f}, calibrated {best['calibrated']:.3f}, least {best['min_cllr']:.3f}"
+    )
 
 
 def write_search(path: str | Path, rows: list[dict]):

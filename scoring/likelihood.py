@@ -334,7 +334,7 @@ def read_models(paths: list[str]) -> dict[str, AttributeModel]:
     """Return the models {kind: model} of files, and of folders that hold files named by their kind.
 
     Raises:
-        FileNotFoundError, ValueError: no model there, two of a kind, or of different numbers of attributes.
+        FileNotFoundError, ValueError: no model there, two of a kind, or of different populations.
     """
     found = {}
     for path in map(Path, paths):
@@ -346,6 +346,7 @@ def read_models(paths: list[str]) -> dict[str, AttributeModel]:
             if model.kind in found:
                 raise ValueError(f"{file}: a second model of kind {model.kind}; give one of each")
             found[model.kind] = model
-    if len({len(model.used) for model in found.values()}) > 1:
-        raise ValueError(f"{', '.join(map(str, paths))}: models of different numbers of attributes")
+    made = {(len(m.used), m.meta.get("encoder_sha256"), m.meta.get("list_hash")) for m in found.values()}
+    if len(made) > 1:
+        raise ValueError(f"{', '.join(map(str, paths))}: models of different populations or encoders; fit all anew")
     return found
