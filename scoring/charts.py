@@ -67,19 +67,21 @@ def lines(
         left, y = place(x0, value)
         drawn.append(_line(left, y, WIDTH - RIGHT, y, "line"))
         drawn.append(_text(left - 4, y + 4, f"{value:g}", "end"))
-    for y, text in levels:
+    for y, _ in levels:
         _, down = place(x0, y)
         drawn.append(_line(LEFT, down, WIDTH - RIGHT, down, "quiet", "4 3"))
-        drawn.append(_text(LEFT + 4, down - 4, text, "start"))
-    for x, text in marks:
-        across, _ = place(x, y0)
-        drawn.append(_line(across, TOP, across, HEIGHT - BOTTOM, "text", width=2))
-        side = "start" if across < WIDTH / 2 else "end"
-        drawn.append(_text(across + (4 if side == "start" else -4), TOP + 10, text, side))
     for number, (_, x, y) in enumerate(series):
         points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(*place(x, y)))
         style = f'stroke="var(--{COLOURS[number % 5]})" stroke-dasharray="{DASHES[number % 5]}"'
         drawn.append(f'<polyline fill="none" stroke-width="2" {style} points="{points}"/>')
+    for x, text in marks:
+        across, _ = place(x, y0)
+        drawn.append(_line(across, TOP, across, HEIGHT - BOTTOM, "text", width=2))
+        left = across > WIDTH / 2  # of the mark, so that its text fits
+        drawn.append(_text(across + (-4 if left else 4), TOP + 10, text, "end" if left else "start"))
+    for y, text in levels:
+        _, down = place(x0, y)
+        drawn.append(_text(LEFT + 4, down + (12 if down < TOP + 14 else -4), text, "start"))
     drawn.append(_text((LEFT + WIDTH) / 2, HEIGHT - 6, x_label, "middle"))
     drawn.append(
         f'<text transform="translate(11 {(TOP + HEIGHT - BOTTOM) / 2:.0f}) rotate(-90)" text-anchor="middle">'

@@ -30,9 +30,9 @@ def verbal(llr: float) -> str:
 
 
 def ratio_text(llr: float) -> str:
-    """Return a likelihood ratio as text, as a power of ten where it is very large or small."""
-    if abs(llr) < np.log(1e5):
-        return f"{np.exp(llr):.3g}"
+    """Return a likelihood ratio in three digits, as a power of ten where it is very large or small."""
+    if np.log(1e-4) < llr < np.log(1e6):
+        return f"{float(f'{np.exp(llr):.3g}'):,.10g}".replace(",", " ")
     return f"10^{llr / np.log(10):.1f}"
 
 

@@ -12,6 +12,12 @@ from scoring.explanation import OFFSET, SCALE, SOURCE, Explanation, ratio_text, 
 
 SHOWN_BARS = 12  # attributes of either sign
 BINS = 40
+MEANING = (
+    "The likelihood ratio says how many times as probable these codes are if one person speaks on both sides as if two "
+    "people of the population do: here {ratio}. It is not the probability that it is the same person: for that it must "
+    "be multiplied with the odds from all other information, and it holds only as far as the recordings resemble those "
+    "of the population and of the calibration."
+)
 
 
 @dataclass
@@ -90,12 +96,7 @@ def _result(explained: Explanation, calibration: Calibration | None) -> list[str
             )
         )
     rows += [
-        page.paragraph(
-            f"The likelihood ratio says how many times as probable these codes are if one person speaks on both sides "
-            f"as if two people of the population do: here {ratio_text(final)} times{inverse}. It is not the probability "
-            "that it is the same person: for that it must be multiplied with the odds from all other information, and "
-            "it holds only as far as the recordings resemble those of the population and of the calibration."
-        ),
+        page.paragraph(MEANING.format(ratio=f"{ratio_text(final)} times{inverse}")),
         page.paragraph(_scale_text(), "quiet"),
     ]
     limit = _limit(final, calibration)
@@ -138,7 +139,7 @@ def _carried(explained: Explanation) -> list[str]:
     strongest = [
         (f"{name} ({cases[name]})", value, f"{value:+.2f}") for side in sides for name, value in side[:SHOWN_BARS]
     ]
-    words = f"{len(sides[0])} attributes for", f"{len(sides[1])} attributes against"
+    words = f"for ({len(sides[0])})", f"against ({len(sides[1])})"
     summed = [(name, value, f"{value:+.2f}") for name, value in zip(words, totals)]
     summed += [("calibration", value, f"{value:+.2f}") for value in offset]
     summed.append(("together", explained.final, f"{explained.final:+.2f}"))
@@ -149,7 +150,7 @@ def _carried(explained: Explanation) -> list[str]:
             charts.bars(strongest, "what the strongest attributes add to the LLR"),
             f"The strongest attributes for the same speaker and against, at most {SHOWN_BARS} of each.",
         ),
-        page.figure(charts.bars(summed, "sums of the LLR"), "All of them, and how they add up."),
+        page.figure(charts.bars(summed, "sums of the LLR"), "All attributes for the same speaker and against."),
         page.figure(
             charts.lines(
                 [("sum", list(range(len(sums))), sums.tolist())], "attributes, the strongest first", "sum of LLR",
@@ -183,10 +184,11 @@ def _among(explained: Explanation, development: Development) -> list[str]:
     for name, values in (("same speaker", same), ("different speakers", other)):
         shares = 100 * np.histogram(values, edges)[0] / len(values)
         series.append((f"{name} ({len(values)})", centres.tolist(), shares.tolist()))
-    below, above = 100 * (same <= final).mean(), 100 * (other >= final).mean()
+    below, above = int((same <= final).sum()), int((other >= final).sum())
     text = (
-        f"Of {len(same)} comparisons of one speaker in {development.name}, {below:.3g} % have a ratio as low as this "
-        f"or lower; of {len(other)} of different speakers, {above:.3g} % have one as high or higher."
+        f"Of {len(same)} comparisons of one speaker in {development.name}, {below} ({100 * below / len(same):.3g} %) "
+        f"have a ratio as low as this or lower; of {len(other)} of different speakers, {above} "
+        f"({100 * above / len(other):.3g} %) have one as high or higher."
     )
     drawing = charts.lines(
         series, "LLR (natural logarithm)", "share of comparisons (%)", text, marks=[(final, f"this: {final:+.2f}")]

@@ -24,6 +24,7 @@ h3 { font-size: 1rem; margin: 1.2rem 0 0.3rem; }
 a { color: var(--first); }
 p { max-width: 46rem; }
 .quiet, figcaption { color: var(--quiet); font-size: 0.875rem; }
+figcaption { margin: 0.3rem 0; }
 .large { font-size: 1.35rem; font-weight: 600; margin: 0.5rem 0; }
 .note { border-left: 4px solid var(--second); background: var(--box); padding: 0.5rem 0.75rem; }
 .box { overflow-x: auto; max-height: 32rem; border: 1px solid var(--line); border-radius: 6px; margin: 0.5rem 0; }
@@ -37,7 +38,8 @@ td.number, th.number { text-align: right; white-space: nowrap; }
 figure { margin: 0.75rem 0; }
 figure img { max-width: 100%; height: auto; background: #ffffff; border-radius: 6px; }
 audio { width: 100%; max-width: 30rem; display: block; }
-.contents { columns: 5rem auto; padding-left: 0; list-style: none; }
+.contents { display: flex; flex-wrap: wrap; gap: 0.3rem 0.9rem; max-height: 14rem; overflow-y: auto; padding: 0.5rem;
+  list-style: none; border: 1px solid var(--line); border-radius: 6px; margin: 0.5rem 0; }
 .bars { display: grid; grid-template-columns: max-content minmax(6rem, 1fr) max-content; gap: 2px 0.6rem;
   max-width: 46rem; font-size: 0.875rem; font-variant-numeric: tabular-nums; align-items: center; }
 .bars .value { text-align: right; }
@@ -120,7 +122,8 @@ def table(columns: list[str], rows: list[list], caption: str = "") -> str:
 def _cell(value) -> str:
     if value is None or value != value:
         return ""
-    return escape(f"{value:.3f}") if isinstance(value, float) else escape(value)
+    # + 0.0: no minus zero
+    return escape(f"{value + 0.0:.3f}") if isinstance(value, float) else escape(value)
 
 
 def picture(data: bytes, alternative: str, caption: str = "", kind: str = "image/png") -> str:
