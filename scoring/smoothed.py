@@ -43,7 +43,8 @@ def optimal_llrs(scores, labels, pseudo: int = PSEUDO_TRIALS, slope: float = SLO
 
 def smoothed_min_cllr(scores, labels, pseudo: int = PSEUDO_TRIALS, slope: float = SLOPE) -> float:
     """Return Cllr in bits after the best rising map with pseudo-trials, an overestimate of metrics.min_cllr."""
-    return cllr(optimal_llrs(scores, labels, pseudo, slope), labels)
+    # infinite only without pseudo-trials, on the right side: they cost nothing
+    return cllr(np.clip(optimal_llrs(scores, labels, pseudo, slope), -1e300, 1e300), labels)
 
 
 def smoothed_hull_eer(scores, labels, pseudo: int = PSEUDO_TRIALS) -> float:
