@@ -259,7 +259,7 @@ def _log_interval(state, interval, log, args, bar):
             f"{state.skipped_steps} steps had a loss or gradient that is not finite (at step {state.step}); the last "
             f"good state is in {args.save_path}/checkpoints; try a smaller --lr, --clip_grad 5, or no --mixedprec"
         )
-    if values["data_wait_percent"] > 20 and state.step > interval.steps.count:
+    if values["data_wait_percent"] > 20 and state.step > interval.steps.count and hasattr(args, "nDataLoaderThread"):
         log.advise("advice: over 20 % of the time is waiting for data: raise --nDataLoaderThread or use a faster disk")
     memory = f", {torch.cuda.max_memory_allocated(state.device) / 2**30:.1f} GiB" if state.device.type == "cuda" else ""
     bar.set_postfix_str(
