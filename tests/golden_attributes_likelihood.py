@@ -83,8 +83,9 @@ def llr(case):
     part = args["partial"]
     model = fitted(part["form"], codes, drop_in=part["drop_in"], least_typicality=args["typicality_threshold"])
     sides = [likelihood.single(codes[trials[: part["trials"], side]]) for side in range(2)]
-    # the name of the array counts four trials whatever their number
-    found[f"{part['form']}_{part['drop_in']}_partial_first4"] = likelihood.partials(model, *sides)
+    terms = likelihood.partials(model, *sides)
+    # the array is named by its four trials; it may be that others are named by theirs
+    found |= {f"{part['form']}_{part['drop_in']}_partial_first{count}": terms for count in (4, part["trials"])}
     compare_case(AREA, case, found)
 
 
