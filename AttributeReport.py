@@ -78,7 +78,9 @@ def explain_recordings(args):
     }  # fmt: skip
     meta = {"encoder": Path(args.encoder).name, "encoder_sha256": hash_of(args.encoder), "embeddings": made_by}
     codes = Codes(np.array([name.encode() for name in names]), bits, np.zeros(len(names)), meta, "these recordings")
-    played = tuple([recording(name, name, "given") for name in cell] for cell in cells)
+    short = [Path(name).name for name in names]
+    shown = dict(zip(names, short if len(set(short)) == len(names) else names))
+    played = tuple([recording(name, shown[name], "given") for name in cell] for cell in cells)
     report_comparison(args, model, codes, cells, played, "the file cannot be read")
 
 
@@ -114,8 +116,10 @@ def report_comparison(args, model: AttributeModel, codes: Codes, cells, played, 
     write_page(folder / "explanation.html", page)
     state = "calibrated" if fitted is not None else "not calibrated"
     print(f"{','.join(cells[0])} against {','.join(cells[1])}: LLR {explained.final:+.4f} ({state})")
-    if fitted is not None or model.kind != "cosine":
+    if fitted is not None:
         print(f"likelihood ratio {ratio_text(explained.final)}: {verbal(explained.final)}")
+    else:
+        print("without --calibration no words can be given for it")
     for name, share in explained.shares()[:5]:
         print(f"  attribute {name}: {share:+.3f}")
     print(f"written: {folder}/explanation.csv, explanation.html")
@@ -125,9 +129,9 @@ def check_inputs(fitted: calibration.Calibration, model: AttributeModel, path: s
     """Refuse the calibration of another model.
 
     Raises:
-        ValueError: what it calibrates does not name the kind of the model.
+        ValueError: it calibrates scores of another kind.
     """
-    if model.kind not in fitted.inputs[0].lower().replace("_", " ").split():
+    if fitted.inputs[0] != model.kind:
         raise ValueError(f"{path}: a calibration of {fitted.inputs[0]}, the model is {model.kind}")
 
 

@@ -85,22 +85,26 @@ def _result(explained: Explanation, calibration: Calibration | None) -> list[str
     rows = [
         page.paragraph(f"Likelihood ratio {ratio_text(final)}{inverse}", "large"),
         page.paragraph(f"LLR {final:+.3f} (natural logarithm; log10 {final / np.log(10):+.2f}), {state}{raw}."),
-        page.paragraph(f"In words: {verbal(final)}."),
     ]
     if calibration is None:
         rows.append(
             page.paragraph(
-                "This ratio is not calibrated: it can be far too large or too small, and the words above hold only for "
-                "a calibrated one. Give --calibration, fitted on other comparisons of such recordings.",
+                "This ratio is not calibrated: it can be far too large or too small, and deserves no words yet (of a "
+                f"calibrated one they would be: {verbal(final)}). Give --calibration, fitted on other comparisons of "
+                "such recordings.",
                 "note",
             )
         )
+    else:
+        rows.append(page.paragraph(f"In words: {verbal(final)}."))
     rows += [
         page.paragraph(MEANING.format(ratio=f"{ratio_text(final)} times{inverse}")),
         page.paragraph(_scale_text(), "quiet"),
     ]
     limit = _limit(final, calibration)
-    return rows + ([page.paragraph(limit, "note")] if limit else [])
+    if calibration is not None and explained.recordings != (1, 1):
+        limit += " A calibration holds for as many recordings a side as the comparisons had that it was fitted on."
+    return rows + ([page.paragraph(limit.strip(), "note")] if limit else [])
 
 
 def _scale_text() -> str:

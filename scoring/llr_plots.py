@@ -96,18 +96,21 @@ def ece_plot(path, systems: dict) -> None:
         raise ValueError("ece_plot: no system to draw")
     figure = plots._figure(7, 4.6)
     axes = figure.add_subplot()
-    odds = LOG10_ODDS * LN10
+    odds, highest = LOG10_ODDS * LN10, 0.0
     for number, (name, (llrs, labels)) in enumerate(systems.items()):
         colour = f"C{number % 10}"
         words = f"{name}: Cllr {cllr(llrs, labels):.3g}, least {min_cllr(llrs, labels):.3g}"
-        axes.plot(LOG10_ODDS, empirical_cross_entropy(llrs, labels, odds), color=colour, linewidth=1.5, label=words)
+        costs = empirical_cross_entropy(llrs, labels, odds)
+        highest = max(highest, costs.max())
+        axes.plot(LOG10_ODDS, costs, color=colour, linewidth=1.5, label=words)
         axes.plot(LOG10_ODDS, least_cross_entropy(llrs, labels, odds), "--", color=colour, linewidth=1.2)
     prior = 1 / (1 + np.exp(-odds))
     neutral = -(prior * np.log2(prior) + (1 - prior) * np.log2(1 - prior))
     axes.plot(LOG10_ODDS, neutral, ":", color="black", linewidth=1.4, label="saying nothing (LR = 1)")
     axes.plot([], [], "--", color="0.4", linewidth=1.2, label="dashed: after the best calibration")
-    # Ratios that are not calibrated cost many bits; above 1.3 bits no system is worth telling from another.
-    axes.set(xlim=LOG10_ODDS[[0, -1]], ylim=(0, 1.3))
+    # Ratios that are not calibrated cost many bits; above 1.3 bits no system is worth telling from another, and good
+    # ones shall not lie on the floor.
+    axes.set(xlim=LOG10_ODDS[[0, -1]], ylim=(0, np.clip(2 * highest, 0.2, 1.3)))
     axes.axvline(0, color="0.75", linewidth=0.8, zorder=0)
     axes.set(xlabel="log10 of the prior odds of `same speaker`", ylabel="empirical cross-entropy (bit)")
     axes.grid(color="0.92", linewidth=0.6)

@@ -32,7 +32,8 @@ table { border-collapse: collapse; font-size: 0.875rem; font-variant-numeric: ta
 .box table { width: 100%; }
 th, td { padding: 0.25rem 0.6rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
 .box th { position: sticky; top: 0; background: var(--box); white-space: nowrap; }
-td.number, th.number { text-align: right; white-space: nowrap; }
+.box td { white-space: nowrap; }
+td.number, th.number { text-align: right; }
 .facts th { font-weight: 600; padding-left: 0; color: var(--quiet); }
 .facts td { overflow-wrap: anywhere; }
 figure { margin: 0.75rem 0; }
