@@ -146,8 +146,8 @@ def _read_table(path, text: str, sep: str, item: str) -> tuple[dict[str, list[st
 
 
 def read_metadata(path: str | Path) -> Metadata:
-    """Read a CSV file with a header (columns id, audio or path, speaker, any others) or a list of lines `speaker file`
-    or `file`, whose ids are the files.
+    """Read a CSV file with a header (columns id, audio or path, speaker, any others), a list of lines `speaker file` or
+    `file`, whose ids are the files, or a list of trials, `label file file`, whose speakers are the first folders.
 
     All cells are text: leading zeros stay. Without a column id the audio path is the id.
 
@@ -156,8 +156,14 @@ def read_metadata(path: str | Path) -> Metadata:
             given twice (the line is named).
     """
     if not str(path).lower().endswith(CSV_SUFFIXES):
-        data, digest, starts, _, lines = lists.read_words(path, "recording", (1, 2), "`speaker file` or `file`")
-        words, width = [word.decode() for word in data.split()], starts.shape[1]
+        expected = "`speaker file`, `file` or `label file file`"
+        data, digest, starts, _, lines = lists.read_words(path, "recording", (1, 2, 3), expected)
+        width = starts.shape[1]
+        if width == 3:
+            names = list(lists.read_trial_list(path).names)
+            speakers = [lists.speaker_of(name) or "" for name in names]
+            return Metadata(str(path), digest, names, list(names), speakers if any(speakers) else [])
+        words = [word.decode() for word in data.split()]
         found = Metadata(str(path), digest, words[width - 1 :: width], words[width - 1 :: width])
         found.speakers = words[::2] if width == 2 else []
         _check_ids(found, lines)

@@ -145,3 +145,13 @@ def test_the_sample_of_voxceleb():
     trials = read_comparisons(folder / "trials.csv")
     trials.label(dict(zip(found.ids, found.speakers)))
     assert len(trials.labels) == 18 and np.count_nonzero(trials.labels) == 9
+
+
+def test_a_trial_list_names_its_files_once_and_their_speakers_by_the_first_folder(tmp_path):
+    path = tmp_path / "trials.txt"
+    path.write_text("1 b/s/1.wav b/s/2.wav\n0 a/s/1.wav b/s/1.wav\n")
+    found = read_metadata(path)
+    assert found.ids == ["a/s/1.wav", "b/s/1.wav", "b/s/2.wav"] and found.speakers == ["a", "b", "b"]
+    path.write_text("1 b1.wav b2.wav\n")
+    with pytest.raises(ValueError, match="no column speaker"):
+        read_metadata(path).require_speakers()
