@@ -21,7 +21,7 @@ def write_acoustics(path: str | Path, ids: list[str], values: np.ndarray):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for name, row in zip(ids, values):
-            writer.writerow([name, *("" if np.isnan(value) else f"{value:.6g}" for value in row)])
+            writer.writerow([name, *("" if np.isnan(value) else repr(float(value)) for value in row)])
     os.replace(part, path)
 
 

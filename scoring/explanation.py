@@ -26,7 +26,7 @@ def verbal(llr: float) -> str:
     place = np.searchsorted([np.log(least) for least, _ in SCALE], abs(llr), side="right")
     if place == 0:
         return "support for neither proposition over the other"
-    return f"{SCALE[place - 1][1]} support for the proposition that {PROPOSITIONS[llr > 0]}"
+    return f"{SCALE[place - 1][1]} support for the proposition that {PROPOSITIONS[int(llr > 0)]}"
 
 
 def ratio_text(llr: float) -> str:
