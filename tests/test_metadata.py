@@ -64,8 +64,10 @@ def test_wrong_lists(tmp_path):
         read_metadata(tmp_path / "gone.csv")
     with pytest.raises(ValueError, match="l.txt, line 3: id a.wav is given twice .before in line 1"):
         read_metadata(written(tmp_path, "s a.wav\ns b.wav\nt a.wav\n", "l.txt"))
-    with pytest.raises(ValueError, match="line 1: expected `speaker file` or `file`"):
-        read_metadata(written(tmp_path, "1 a b\n", "l.txt"))
+    with pytest.raises(ValueError, match="line 1: expected `speaker file`, `file` or `label file file`"):
+        read_metadata(written(tmp_path, "1 a b c\n", "l.txt"))
+    with pytest.raises(ValueError, match="line 1: expected `label file file` with label 0 or 1"):
+        read_metadata(written(tmp_path, "2 a b\n", "l.txt"))
     with pytest.raises(ValueError, match="m.csv: no speaker of b"):
         read_metadata(written(tmp_path, "id,speaker\na,s\nb,\n")).require_speakers()
 
