@@ -3,8 +3,8 @@
     python benchmarks/attributes.py
 
 Runs train_attributes.py on a table of random embeddings with some sums of losses, each in a process of its own, and
-reads what it logged; the first interval of the log is left out. The matrix products of a step (forward, and the gradients
-of weights and inputs; with arcface those with its class matrix too) are timed before and after each run.
+reads what it logged; the first interval of the log is left out. The matrix products of a step (forward, gradients of
+weights and inputs; with arcface those with its class matrix too) are timed before and after each run.
 """
 
 import argparse
