@@ -31,7 +31,17 @@ from engine.log import run_main
 
 # The cases of all parts, under one heading where they are of one script.
 CASES = {}
-for part in ("", "_wav2vec2", "_data", "_scoring", "_vectors", "_score_attributes", "_sweep", "_attributes"):
+for part in (
+    "",
+    "_wav2vec2",
+    "_data",
+    "_scoring",
+    "_vectors",
+    "_score_attributes",
+    "_explain",
+    "_sweep",
+    "_attributes",
+):
     for title, cases in importlib.import_module(f"wrong_cases{part}").CASES.items():
         CASES.setdefault(title, []).extend(cases)
 

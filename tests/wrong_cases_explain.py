@@ -8,6 +8,9 @@ from wrong_cases_score_attributes import codes, models, names_of, train_of
 from wrong_cases_scoring import best, words_of
 from wrong_inputs import Case, file, lines_of, no_card, trials_of
 
+from engine import foreign
+from models.AttributeEncoder import MainModel
+
 FIRST, SECOND = "spk0/s1/00000.wav", "spk1/s1/00001.wav"
 
 
@@ -38,6 +41,12 @@ def calibrated(*inputs):
     """Return a maker of a calibration."""
     values = {"inputs": list(inputs), "scales": [1.0] * len(inputs), "offset": 0.0, "prior": 0.5, "fitted_on": {}}
     return file("c.json", json.dumps(values))
+
+
+def encoder(place):
+    """Write an encoder of embeddings of 3 numbers into 16 attributes."""
+    foreign.write_plain(place.folder / "encoder.pt", MainModel(3, 16))
+    return place.folder / "encoder.pt"
 
 
 def list_of(change):
@@ -95,7 +104,8 @@ CASES = {
         Case("audio files below a prefix", two(audio_path="wav"), "leave --audio_path out"),
         Case("development trials without codes", two(dev_trials=trials_of), "--dev_trials needs --dev_codes here"),
         Case("a speaker network as encoder", two(), "last.pt"),
-        Case("an audio file that is not there", two(enrol="gone.wav", encoder=best), "last.pt"),
+        Case("an encoder of other embeddings", two(encoder=encoder), "numbers; "),
+        Case("an audio file that is not there", two(enrol="gone.wav", encoder=encoder), "gone.wav: cannot be read as"),
         Case("no card to explain with", two(device="cuda"), "sees no GPU; use --device cpu", patch=no_card),
         Case("a scale of no network", pair(wav_scale=2), "--wav_scale needs --initial_model"),
         Case("a device for nothing", pair(device="cpu"), "--device is for --initial_model"),
