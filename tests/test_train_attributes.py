@@ -257,8 +257,9 @@ def test_a_dropped_in_loss_trains_by_its_short_name(server, sets, tmp_path):
     assert abs(rates[-1] - 0.1) < 0.1 and "train/density" in entries(tmp_path)[0]
 
 
-@pytest.mark.parametrize("config", sorted((ROOT / "configs" / "attributes").glob("*.yaml")), ids=lambda path: path.stem)
-def test_configs_are_read(config, sets, tmp_path):
+@pytest.mark.parametrize("name", ["demo", "so762", "voxceleb2_mse"])
+def test_configs_are_read(name):
+    config = ROOT / "configs" / "attributes" / f"{name}.yaml"
     given = ["--config", str(config), "--train_list", "l.txt", "--train_embeddings", "e.npz"]
     args = train_attributes.read_flags(given)
     assert args.batch_size == args.classes_per_batch * args.samples_per_class
