@@ -26,6 +26,8 @@ VERSION = 1
 # What is gathered at a time: trials of tables with more rows than this (270 MB at 512 attributes), and look-ups (1 MB,
 # the cache of a core).
 MOST_TRIALS, LOOKUPS = 2**15, 2**17
+# All against all takes a fiftieth of the time per comparison (less for several recordings), CELLS of it at a time.
+DENSE, CELLS = 50, 2**22
 
 
 @dataclass
@@ -239,6 +241,8 @@ def score_pairs(model: AttributeModel, enrol: Side, test: Side, pairs: np.ndarra
 
 def _scores_of(model, e: int, t: int, enrol: Side, test: Side, pairs: np.ndarray) -> np.ndarray:
     """Return the scores (trials,) of pairs of rows of e recordings with rows of t."""
+    if len(enrol.active) * len(test.active) * min(e, t) <= DENSE * len(pairs):
+        return _of_all(model, enrol, test, pairs)
     if model.kind == "cosine":
         shown, absent = zip(_directions(model, enrol), _directions(model, test))
         return _dots(*shown, pairs) * _dots(*absent, pairs)
@@ -252,6 +256,19 @@ def _scores_of(model, e: int, t: int, enrol: Side, test: Side, pairs: np.ndarray
     else:
         scores = _looked_up(joint, a, b, pairs)
     return scores + offset_a[pairs[:, 0]] + offset_b[pairs[:, 1]]
+
+
+def _of_all(model, enrol: Side, test: Side, pairs: np.ndarray) -> np.ndarray:
+    """Return the scores (trials,) of pairs, taken out of all against all, some rows of enrolment at a time."""
+    order, scores = np.argsort(pairs[:, 0], kind="stable"), np.empty(len(pairs))
+    step = max(1, CELLS // len(test.active))
+    starts = np.arange(0, len(enrol.active), step)
+    ends = np.searchsorted(pairs[order, 0], starts + step)
+    for row, begin, end in zip(starts, [0, *ends], ends):
+        chosen = order[begin:end]
+        part = score_all(model, enrol.take(slice(row, row + step)), test)
+        scores[chosen] = part[pairs[chosen, 0] - row, pairs[chosen, 1]]
+    return scores
 
 
 def _dots(a: np.ndarray, b: np.ndarray, pairs: np.ndarray) -> np.ndarray:

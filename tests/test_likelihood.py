@@ -64,14 +64,17 @@ def test_all_ways_to_score_agree_and_terms_add_up(kind, most, pop):
     np.testing.assert_allclose(turned, every, rtol=0, atol=1e-12 * scale.max())
 
 
-def test_scores_of_many_rows_are_those_of_few(pop, monkeypatch):
-    model, draw = likelihood.fit_model("beta", pop), np.random.default_rng(0)
-    enrol, test = side(draw, 40, 2), side(draw, 30, 2)
+@pytest.mark.parametrize("kind, most", [("beta", 1), ("beta", 3), ("cosine", 2), ("dna", 1)])
+def test_parts_of_a_list_give_the_scores_of_the_whole(kind, most, pop, monkeypatch):
+    model, draw = likelihood.fit_model(kind, pop), np.random.default_rng(0)
+    enrol, test = side(draw, 40, most), side(draw, 30, most)
     pairs = draw.integers(0, 30, (500, 2))
-    whole = likelihood.score_pairs(model, enrol, test, pairs)
-    monkeypatch.setattr(likelihood, "MOST_TRIALS", 7)
-    monkeypatch.setattr(likelihood, "LOOKUPS", 5 * N)
-    np.testing.assert_allclose(likelihood.score_pairs(model, enrol, test, pairs), whole, rtol=1e-12)
+    terms = likelihood.partials(model, enrol.take(pairs[:, 0]), test.take(pairs[:, 1]))
+    for sizes in ({"DENSE": 1000, "CELLS": 70}, {"DENSE": 0}, {"DENSE": 0, "MOST_TRIALS": 7, "LOOKUPS": 5 * N}):
+        for name, value in sizes.items():
+            monkeypatch.setattr(likelihood, name, value)
+        found = likelihood.score_pairs(model, enrol, test, pairs)
+        np.testing.assert_allclose(found, terms.sum(1), rtol=0, atol=1e-12 * np.abs(terms).sum(1).max())
 
 
 @pytest.mark.parametrize("kind", ("maxllr", "beta"))
