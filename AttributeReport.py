@@ -55,7 +55,12 @@ def explain_codes(args):
         cells = listed.enrolment[args.trial - 1], listed.test[args.trial - 1]
     else:
         cells = ids_of(args.enrol, "--enrol"), ids_of(args.test, "--test")
-    played = tuple([recording(lists.join(args.audio_path, name), name, args.audio_path) for name in c] for c in cells)
+    known = metadata.read_metadata(args.list) if args.list else None
+    path_of = {name: audio for name, audio in zip(known.ids, known.audio) if audio} if known else {}
+    played = tuple(
+        [recording(lists.join(args.audio_path, path_of.get(name, name)), name, args.audio_path) for name in cell]
+        for cell in cells
+    )
     absent = "--audio_path is not given" if not args.audio_path else "the file cannot be read below --audio_path"
     report_comparison(args, model, codes, cells, played, absent)
 
@@ -137,9 +142,12 @@ def check_inputs(fitted: calibration.Calibration, model: AttributeModel, path: s
 
 def development_of(args, model: AttributeModel, fitted) -> Development:
     """Return the ratios of --dev_trials, calibrated where the comparison is."""
-    listed = metadata.read_comparisons(args.dev_trials)
+    listed = metadata.read_comparisons(args.dev_trials, args.sep)
+    if listed.labels is None and args.list:
+        known = metadata.read_metadata(args.list)
+        listed.label(dict(zip(known.ids, known.require_speakers())))
     if listed.labels is None:
-        raise ValueError(f"--dev_trials {args.dev_trials}: has no labels; lines `label file file` are needed")
+        raise ValueError(f"--dev_trials {args.dev_trials}: has no labels; give its speakers by --list")
     if not 0 < listed.labels.sum() < len(listed.labels):
         raise ValueError(f"--dev_trials {args.dev_trials}: comparisons of both kinds are needed")
     codes = read_codes(args.dev_codes or args.codes)

@@ -16,7 +16,7 @@ def add_explain_arguments(parser):
     pair.add_argument("--trial", type=int, default=1, help="number of the comparison in --test_list, from 1")
     pair.add_argument("--sep", default="\\t", help="separator of a table of trials (default: tab)")
     pair.add_argument("--calibration", default="", metavar="FILE.json", help="calibration of this model by `test`")
-    pair.add_argument("--dev_trials", default="", help="lines `label file file`, among whose LLRs this one is shown")
+    pair.add_argument("--dev_trials", default="", help="comparisons of known truth, among whose LLRs this one is shown")
     pair.add_argument("--dev_codes", default="", metavar="FILE.npz", help="their codes (default: --codes)")
     parser.add_bool("--allow_other_encoder", help="compare codes of another encoder or network than the model's")
     wave = parser.add_argument_group("two recordings: --enrol and --test are then audio files")
@@ -28,11 +28,16 @@ def add_explain_arguments(parser):
     wave.add_argument("--device", default="", help="cuda, cuda:1 or cpu (default: cuda where available, else cpu)")
     cards = parser.add_argument_group("cards of attributes")
     cards.add_argument("--cards", default="", help="`all`, or numbers of attributes as in 3,17,40")
-    cards.add_argument("--list", default="", help="the population: CSV (id, audio, speaker, ...) or `speaker file`")
     cards.add_argument("--speakers", default="", help="CSV (speaker, any others), to set the attributes against")
     cards.add_argument("--entry_level", type=float, default=0.01, help="p-value below which a measure enters")
     cards.add_argument("--seed", type=int, default=10, help="seed of the draws of balanced recordings")
     told = parser.add_argument_group("audio and output")
+    told.add_argument(
+        "--list",
+        default="",
+        help="recordings: CSV (id, audio, speaker, ...) or `speaker file`; the population of --cards, else where the "
+        "audio of ids lies and who speaks in --dev_trials without labels",
+    )
     told.add_argument("--audio_path", default="", help="prefix of recordings, to play and to measure them")
     told.add_argument("--save_path", default="exps/explain", help="folder for the table (.csv) and the page (.html)")
 
@@ -50,7 +55,7 @@ def check_explain(args):
         (args.cards and (compares or args.calibration or args.dev_trials),
          "--cards describes a population: leave out what is of one comparison"),
         (args.cards and not (args.codes and args.list), "--cards needs --codes and --list, the population"),
-        (args.list and not args.cards, "--list is for --cards"),
+        (recordings and args.list and not args.dev_trials, "--enrol and --test are audio files here: leave --list out"),
         (args.speakers and not args.cards, "--speakers is for --cards"),
         (compares and not args.model, "--model is required: a model that `fit` wrote"),
         (args.test_list and (sides or recordings), "give either --test_list or --enrol and --test"),

@@ -92,7 +92,7 @@ CASES = {
         Case(
             "development trials without labels",
             pair(dev_trials=lines_of("trials.txt", lambda lines: [line[2:] for line in lines])),
-            "has no labels; lines `label file file` are needed",
+            "has no labels; give its speakers by --list",
         ),
         Case(
             "development trials of one kind",
@@ -111,7 +111,7 @@ CASES = {
         Case("a device for nothing", pair(device="cpu"), "--device is for --initial_model"),
         Case("cards of a comparison", cards(model=model()), "--cards describes a population"),
         Case("cards of no population", cards(list=None), "--cards needs --codes and --list"),
-        Case("a population of a comparison", pair(list=train_of), "--list is for --cards"),
+        Case("a list that is of no use", two(list=train_of), "leave --list out"),
         Case("speakers of a comparison", pair(speakers=file("s.csv", SPEAKERS)), "--speakers is for --cards"),
         Case("cards of words", cards(cards="some"), "--cards some: `all`, or numbers"),
         Case("a card that there is not", cards(cards="3,16"), "16 is not one of 0 to 15"),
