@@ -11,7 +11,7 @@ import numpy as np
 from scoring import calibration, metrics
 from scoring.likelihood import AttributeModel, Side, published_model, score_pairs
 
-GRID = tuple(np.round(np.arange(0.02, 1.0, 0.02), 2).tolist())
+GRID = (0.001, 0.002, 0.005, 0.01, *np.round(np.arange(0.02, 1.0, 0.02), 2).tolist())
 # What is least at the best value: Cllr in bits of the ratios as they are, or after an affine calibration.
 CRITERIA = ("cllr", "calibrated")
 
@@ -46,9 +46,10 @@ def search_drop_in(
 def describe(kind: str, rows: list[dict], criterion: str, name: str) -> str:
     """Return one line: the best drop-in of a search on the trials `name`, and its costs."""
     best = min(rows, key=lambda row: row[criterion])
+    end = ", the end of what was tried" if best["drop_in"] in (rows[0]["drop_in"], rows[-1]["drop_in"]) else ""
     return (
         f"{kind}: drop-in {best['drop_in']:g} has the least {criterion} of {len(rows)} on {name}: "
-        f"Cllr {best['cllr']:.3f}, calibrated {best['calibrated']:.3f}, least {best['min_cllr']:.3f}"
+        f"Cllr {best['cllr']:.3f}, calibrated {best['calibrated']:.3f}, least {best['min_cllr']:.3f}{end}"
     )
 
 
