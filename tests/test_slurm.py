@@ -1,4 +1,4 @@
-"""A sweep as an array of a real Slurm of one node (tests/slurm/node.sh), one member cancelled and requeued."""
+"""Sweeps as arrays of a real Slurm of one node (tests/slurm/node.sh): cancelled, told of the limit, requeued."""
 
 import os
 import re
@@ -42,7 +42,7 @@ def wait_for_requeued(member, cluster, condition, seconds=240):
     It is not asked at once: a job that starts while the node still clears up its first start fails.
     """
     deadline = time.monotonic() + seconds
-    time.sleep(10)
+    time.sleep(10 * (not condition()))
     while not condition():
         shown = subprocess.run(["scontrol", "show", "job", member], env=cluster, capture_output=True, text=True)
         assert time.monotonic() < deadline, shown.stdout + shown.stderr
@@ -64,9 +64,10 @@ def told(out, name, pattern):
 
 
 @pytest.mark.slow
-def test_an_array_with_a_member_cancelled_and_requeued(cluster, tmp_path):
-    """Twelve runs, two at once; the first is cancelled while it runs, saves, is requeued and goes on."""
-    out = tmp_path / "out"
+def test_a_member_cancelled_and_requeued_and_a_run_that_requeues_itself(cluster, tmp_path):
+    """Two sweeps, since Slurm lets a requeued job wait. Twelve runs, two at once: the first is cancelled while it runs,
+    saves, is requeued and goes on. And one that is told of its time limit: it saves and queues itself again."""
+    out, alone = tmp_path / "out", tmp_path / "alone"
     (tmp_path / "c.yaml").write_text("step_seconds: 0.1\n")
 
     def call(*words):
@@ -75,19 +76,30 @@ def test_an_array_with_a_member_cancelled_and_requeued(cluster, tmp_path):
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    sweep = [sys.executable, ROOT / "sweep.py", "--config", "c.yaml", "--script", STAND_IN, "--out", out]
-    grid = ["--set", "max_steps=40,4", "--set", "lr=1,2", "--set", "seed=1,2,3"]
-    asked = ["--gpus", 0, "--cpus", 1, "--memory_gb", 1, "--minutes", 5, "--signal_seconds", 10]
-    output = call(*sweep, *grid, "--launcher", "slurm", "--array_parallelism", 2, *asked)
-    job = re.search(r"submitted as array job (\d+)", output).group(1)
+    def submitted(output):
+        return re.search(r"submitted as array job (\d+)", output).group(1)
+
+    sweep = [sys.executable, ROOT / "sweep.py", "--config", "c.yaml", "--script", STAND_IN]
+    asked = ["--launcher", "slurm", "--gpus", 0, "--cpus", 1, "--memory_gb", 1, "--minutes", 5]
+    limited = submitted(call(*sweep, *asked, "--out", alone, "--set", "max_steps=40")) + "_0"
+    sweep += ["--out", out, "--set", "max_steps=40,2,3,4", "--set", "seed=1,2,3"]
+    job = submitted(call(*sweep, *asked, "--array_parallelism", 2, "--signal_seconds", 10))
     names = [Path(line).name for line in (out / "runs.txt").read_text().splitlines()]
+    only = Path((alone / "runs.txt").read_text().strip()).name
     assert len(names) == 12
+    wait_until(lambda: told(alone, only, "^step 2$"))
+    # what --signal=B:USR1 does before the limit, which Slurm looks at only twice a minute
+    call("scancel", "--batch", "--signal=USR1", limited)
+    wait_until(lambda: "Restarts=1" in call("scontrol", "show", "job", limited))
+    assert result.read(alone / only) is None
     wait_until(lambda: told(out, names[0], "^step 2$") and told(out, names[1], "^start"))
     call("scancel", f"{job}_0")
     wait_until(lambda: "JobState=CANCELLED" in call("scontrol", "show", "job", f"{job}_0"))
     assert result.read(out / names[0]) is None and not told(out, names[0], "^step 40$")
     call("scontrol", "requeue", f"{job}_0")
     wait_for_requeued(f"{job}_0", cluster, lambda: all(result.read(out / name) for name in names))
+    wait_for_requeued(limited, cluster, lambda: result.read(alone / only))
+    assert told(alone, only, r"^step (\d+)$") == [str(n) for n in range(1, 41)]
     assert {result.read(out / name)["status"] for name in names} == {"done"}
     assert {name for name in names if len(told(out, name, "^start")) > 1} == {names[0]}
     steps = told(out, names[0], r"^step (\d+)$")
@@ -96,25 +108,4 @@ def test_an_array_with_a_member_cancelled_and_requeued(cluster, tmp_path):
     rows = (out / "results.csv").read_text().splitlines()
     assert len(rows) == 13 and all(",done," in row for row in rows[1:])
     # the same command has nothing left to submit
-    assert "0 to run" in call(*sweep, *grid, "--launcher", "slurm", *asked)
-
-
-@pytest.mark.slow
-def test_a_run_that_is_told_of_the_time_limit_saves_and_queues_itself_again(cluster, tmp_path):
-    out = tmp_path / "out"
-    (tmp_path / "c.yaml").write_text("step_seconds: 0.1\nmax_steps: 40\n")
-
-    def call(*words):
-        words = [str(word) for word in words]
-        return subprocess.run(words, cwd=tmp_path, env=cluster, capture_output=True, text=True, check=True).stdout
-
-    words = [sys.executable, ROOT / "sweep.py", "--config", "c.yaml", "--script", STAND_IN, "--out", out]
-    output = call(*words, "--launcher", "slurm", "--gpus", 0, "--cpus", 1, "--memory_gb", 1, "--minutes", 5)
-    member = re.search(r"submitted as array job (\d+)", output).group(1) + "_0"
-    wait_until(lambda: told(out, "000_c", "^step 2$"))
-    # what --signal=B:USR1 does before the limit, which Slurm looks at only twice a minute
-    call("scancel", "--batch", "--signal=USR1", member)
-    wait_until(lambda: "Restarts=1" in call("scontrol", "show", "job", member))
-    assert result.read(out / "000_c") is None
-    wait_for_requeued(member, cluster, lambda: result.read(out / "000_c"))
-    assert told(out, "000_c", r"^step (\d+)$") == [str(n) for n in range(1, 41)]
+    assert "0 to run" in call(*sweep, *asked)
