@@ -21,6 +21,7 @@ from scoring.stepwise import (
 FEWEST_ROWS = 10  # of either bit, below which nothing is said of what an attribute goes with
 MOST_CATEGORIES = 8  # of a column of words; one with more names recordings rather than kinds of them
 TOP = 10  # speakers and attributes that a card lists
+LEAST_UNCERTAINTY = 0.001  # of an attribute that is listed as one that another depends on
 NOTHING = Entered(np.empty(0, np.int64), *np.empty((3, 0)))
 
 
@@ -48,7 +49,7 @@ def make_measures(numbers: dict[str, np.ndarray], texts: dict[str, list[str]]) -
             numbers = {**numbers, name: np.array([float(text) if text else np.nan for text in column])}
         except ValueError:
             if not 2 <= len(known) <= MOST_CATEGORIES:
-                left_out[name] = f"{len(known)} different words"
+                left_out[name] = f"{len(known)} different words" if len(known) > 1 else "one value"
                 continue
             for word in known[len(known) == 2 :]:
                 numbers = {**numbers, f"{name} = {word}": np.array([float(text == word) for text in column])}
@@ -104,7 +105,7 @@ def describe_population(bits: np.ndarray, labels: np.ndarray, speakers: list[str
         pop,
         count / total,
         having(pop),
-        typicality(pop),
+        typicality(pop) + 0.0,  # no minus zero
         drop_out(pop),
         within / pairs if pairs else np.full(len(count), np.nan),
         between / (_pairs(total) - pairs),
@@ -191,7 +192,7 @@ def neighbours(described: Description, attribute: int, most: int = TOP) -> list[
     row = described.dependence.uncertainty[attribute].copy()
     row[attribute] = -1
     order = np.argsort(-row, kind="stable")[:most]
-    return [(int(i), float(row[i])) for i in order if row[i] > 0]
+    return [(int(i), float(row[i])) for i in order if row[i] >= LEAST_UNCERTAINTY]
 
 
 def card_row(card: Card, described: Description, measures: Measures) -> dict:

@@ -47,14 +47,14 @@ def cards_page(
 def _overview(cards: list[Card], described: Description) -> str:
     rows = [
         [
-            card.attribute, described.state(card.attribute), 100 * described.rate[card.attribute],
+            card.attribute, described.state(card.attribute), described.rate[card.attribute],
             int(described.speakers[card.attribute]), described.typicality[card.attribute],
-            described.drop_out[card.attribute], card.accuracy * 100, len(card.entered.order),
+            described.drop_out[card.attribute], card.accuracy, len(card.entered.order),
         ]
         for card in cards
     ]  # fmt: skip
-    columns = ["attribute", "state", "recordings %", "speakers", "typicality", "drop-out", "accuracy %", "measures"]
-    return page.table(columns, rows)
+    columns = ["attribute", "state", "recordings", "speakers", "typicality", "drop-out", "accuracy", "measures"]
+    return page.table(columns, rows, "Recordings and accuracy as shares, speakers and measures that enter as numbers.")
 
 
 def _trust(chance: Chance, measures: Measures, entry_level: float) -> list[str]:
