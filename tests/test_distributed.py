@@ -48,7 +48,7 @@ def test_two_processes_equal_one_with_the_global_batch(
     tmp_path,
     loss,
     each,
-    spawned,  # noqa: F811
+    spawned,
 ):
     common = {
         "model": "Plain",
