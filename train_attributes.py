@@ -33,7 +33,7 @@ from scoring.embeddings import Table, read_table
 TAGS = {"mse": "MSE", "triplet": "Triplet", "arcface": "ArcFace", "sparsity": "Sparsity"}
 # Flags of the commands that make codes or export; others are of the training and would do nothing there.
 ENCODE_FLAGS = (
-    "binarize", "embeddings", "list", "out", "vectors_to", "vectors_format", "export", "initial_model", "save_path",
+    "binarize", "embeddings", "list", "out", "vectors_to", "vector_format", "export", "initial_model", "save_path",
     "device", "gpu_id", "allow_other_embeddings",
 )  # fmt: skip
 
@@ -73,7 +73,7 @@ def make_flags():
     codes.add_argument(
         "--vectors_to", default="", metavar="FOLDER", help="write a file <name>_ba for each recording there, too"
     )
-    codes.add_argument("--vectors_format", choices=vectors.FORMATS, default="npy", help="format of these files")
+    codes.add_argument("--vector_format", choices=vectors.FORMATS, default="npy", help="format of these files")
     codes.add_argument(
         "--export", default="", metavar="FILE.pt", help="write the encoder's weights alone, as published ones are"
     )
@@ -99,7 +99,7 @@ def read_flags(argv=None):
     if args.binarize or args.export:
         check_encoding(args, given)
         return args
-    for name in ("embeddings", "list", "out", "vectors_to", "vectors_format"):
+    for name in ("embeddings", "list", "out", "vectors_to", "vector_format"):
         if name in given:
             raise ValueError(f"--{name} works with --binarize")
     EmbeddingLoader.check(args)
@@ -122,8 +122,8 @@ def check_encoding(args, given):
         raise ValueError(f"--out {args.out or '(missing)'}: the table's name must end in .npz")
     if not args.binarize and (args.embeddings or args.out or args.vectors_to or args.list):
         raise ValueError("--embeddings, --list, --out and --vectors_to work with --binarize")
-    if args.vectors_format != "npy" and not args.vectors_to:
-        raise ValueError("--vectors_format needs --vectors_to")
+    if args.vector_format != "npy" and not args.vectors_to:
+        raise ValueError("--vector_format needs --vectors_to")
 
 
 def main(argv=None):
@@ -332,7 +332,7 @@ def binarize(network, path: str, table: Table, args):
     print(f"rate {rate.mean():.4f}, {np.sum(rate == 0)} dead and {np.sum(rate == 1)} always-on attributes")
     if args.vectors_to:
         stems = vectors.stems([name.decode() for name in table.names], args.vectors_to)
-        vectors.write_vectors(stems, np.stack([bits, 1 - bits], axis=2), "ba", args.vectors_format)
+        vectors.write_vectors(stems, np.stack([bits, 1 - bits], axis=2), "ba", args.vector_format)
         print(f"{args.vectors_to}: {len(stems)} files")
 
 

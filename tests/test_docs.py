@@ -10,7 +10,11 @@ from conftest import ROOT
 from tree import copy_tree
 from warm import warm
 
+import extract_embeddings
+import score_attributes
+import train_attributes
 import trainSpeakerNet
+from engine import registry
 from engine.args import parse
 
 # What is appended to a command so that it takes seconds: fewer voices, two steps of a small batch.
@@ -20,9 +24,15 @@ SMALLER = {
     "tuneThreshold.py": " --bootstrap 20",
     "score.py": " --bootstrap 20",
     "extract_embeddings.py": " --nDataLoaderThread 0",
+    "train_attributes.py --config": " --set max_epoch=2 --set test_interval=1",
+    "score_attributes.py test": " --bootstrap 20",
 }
 # 40 voices less 10 and 10 held out, where the page speaks of 100
-REPLACED = {"keep_head_rows=80": "keep_head_rows=20", "max_frames=220": "max_frames=120"}
+REPLACED = {
+    "keep_head_rows=80": "keep_head_rows=20",
+    "max_frames=220": "max_frames=120",
+    "--test_speakers 20 --dev_speakers 10": "--test_speakers 10 --dev_speakers 5",
+}
 
 
 def blocks(path, language):
@@ -36,6 +46,7 @@ PAGES = {
     "docs/speaker.md": "exps/mine_test/thresholds/det.png",
     "docs/lowresource.md": "exps/ecapa_small/scores/report.json",
     "docs/scoring.md": "exps/scoring/seconds/seconds.png",
+    "docs/attributes.md": "exps/demo_attributes/two/explanation.html",
 }
 
 
@@ -74,19 +85,34 @@ def test_every_command_of_the_page_runs(page, tmp_path, tmp_path_factory):
         assert done.returncode == 0 and done.stdout, done.stderr
 
 
-@pytest.mark.parametrize(
-    "page", ["docs/speaker.md", "docs/data.md", "docs/cluster.md", "docs/lowresource.md", "docs/sweep.md", "README.md"]
-)
-def test_commands_that_need_a_corpus_at_least_parse(page):
-    for block in blocks(ROOT / page, "") + blocks(ROOT / page, "bash"):
-        for line in block.replace("\\\n", " ").splitlines():
-            if "trainSpeakerNet.py " in line and "exps/mine/args.yaml" not in line and "MyNet" not in line:
-                words = line.split()
-                argv = words[words.index(next(w for w in words if w.endswith("trainSpeakerNet.py"))) + 1 :]
-                parse(trainSpeakerNet.make_flags(), [w.replace("configs/", f"{ROOT}/configs/") for w in argv], extend)
-
-
 def extend(parser, first):
-    from engine import registry
-
     registry.add_arguments(parser, trainSpeakerNet.chosen_classes(first).values())
+
+
+# What reads the flags of a command, all that can be checked without a corpus.
+READ = {
+    "trainSpeakerNet.py": lambda words: parse(trainSpeakerNet.make_flags(), words, extend),
+    "extract_embeddings.py": lambda words: parse(extract_embeddings.make_flags(), words),
+    "train_attributes.py": train_attributes.read_flags,
+    "score_attributes.py": lambda words: parse(score_attributes.COMMANDS[words[0]][1](), words[1:]),
+}
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("docs/*.md")) + [ROOT / "README.md"], ids=lambda page: page.name)
+def test_commands_that_need_a_corpus_at_least_parse(page):
+    for block in blocks(page, "") + blocks(page, "bash"):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = line.replace("configs/", f"{ROOT}/configs/").split()
+            script = next((word for word in words if word.removeprefix("./") in READ), None)
+            if script and "..." not in words and "exps/mine/args.yaml" not in line and "MyNet" not in line:
+                READ[script.removeprefix("./")](words[words.index(script) + 1 :])
+
+
+def test_the_demo_of_attributes_is_the_tutorial():
+    made = (ROOT / "Makefile").read_text().split("demo-attributes:")[1].split("\n\n")[0].replace("\\\n", " ")
+    for variable, value in re.findall(r"^(\w+) := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE):
+        made = made.replace(f"$({variable})", value)
+    told = "\n".join(blocks(ROOT / "docs" / "attributes.md", "bash")).replace("\\\n", " ")
+    told = {" ".join(line.split()[1:]) for line in told.splitlines()}
+    commands = [" ".join(line.split()[1:]) for line in made.splitlines()[1:]]
+    assert len(commands) >= 8 and set(commands) <= told

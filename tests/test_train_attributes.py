@@ -264,7 +264,8 @@ def test_configs_are_read(name):
     args = train_attributes.read_flags(given)
     assert args.batch_size == args.classes_per_batch * args.samples_per_class
     for name, value in read_config(config).items():
-        assert getattr(args, name) == ([value] if name == "trainfunc" else value)
+        got = getattr(args, name)
+        assert got == ([value] if isinstance(got, list) else value)
 
 
 # ---------------------------------------------------------------- codes
@@ -277,7 +278,7 @@ def make_codes(*flags):
 def test_codes_are_those_of_the_network(trained, sets, tmp_path, monkeypatch):
     monkeypatch.setattr(AttributeNet, "ENCODE_BATCH", 20)
     make_codes("--binarize", "--save_path", trained, "--embeddings", sets[2], "--out", tmp_path / "c.npz",
-               "--vectors_to", tmp_path / "tree", "--vectors_format", "txt")  # fmt: skip
+               "--vectors_to", tmp_path / "tree", "--vector_format", "txt")  # fmt: skip
     codes, table = read_codes(tmp_path / "c.npz"), read_table(sets[2])
     network, _ = foreign.read_network(trained / "checkpoints" / "best.pt", "attributes")
     with torch.no_grad():

@@ -154,7 +154,7 @@ CASES = {
         Case("codes to nowhere", codes(out=None), "--out (missing): the table's name must end in .npz"),
         Case("codes by no encoder", codes(initial_model=None, save_path="gone"), "gone holds no checkpoint"),
         Case("codes and training", codes(train_list="l.txt"), "--train_list has no effect with --binarize"),
-        Case("a format for no files", codes(vectors_format="txt"), "--vectors_format needs --vectors_to"),
+        Case("a format for no files", codes(vector_format="txt"), "--vector_format needs --vectors_to"),
         Case("codes by a verifier", codes(initial_model=best), "cannot be rebuilt from what it says of itself"),
         Case("codes by an encoder of other sizes", codes(initial_model=plain_encoder), "plain.pt takes 5: embed with"),
         Case("codes of codes", codes(embeddings=old_codes), "old.npz: not a file of this kind"),

@@ -75,7 +75,7 @@ CASES = {
         Case("a folder as the one model", pair(model=models()), "a folder; name one of its models"),
         Case("one side of a comparison", pair(test=None), "--enrol and --test are needed together"),
         Case("a comparison without codes", pair(codes=None), "--codes is required (or"),
-        Case("a recording without a code", pair(test="gone.wav"), "c.npz: no code of gone.wav"),
+        Case("a recording to explain without a code", pair(test="gone.wav"), "c.npz: no code of gone.wav"),
         Case("a side that names a recording twice", pair(enrol=f"{FIRST},{FIRST}"), "each once"),
         Case("a side with an empty name", pair(enrol=f"{FIRST},"), "recordings separated by commas"),
         Case("several recordings for dna", pair(enrol=f"{FIRST},spk0/s1/00001.wav"), "dna compares one recording with"),
@@ -90,7 +90,7 @@ CASES = {
         Case("a calibration to explain that is not there", pair(calibration="gone.json"), "gone.json: no such file"),
         Case("codes of no development trials", pair(dev_codes=codes("d.npz")), "--dev_codes needs --dev_trials"),
         Case(
-            "development trials without labels",
+            "development trials without labels to explain by",
             pair(dev_trials=lines_of("trials.txt", lambda lines: [line[2:] for line in lines])),
             "has no labels; give its speakers by --list",
         ),
