@@ -1,6 +1,6 @@
 """Features of a wave: the front ends of the speaker networks and the normalisations of what they give.
 
-Entry points: SpeakerMel, Filterbank, MFCC, KaldiFbank (modules), front_end_of(name) and the normalisations below."""
+Entry points: SpeakerMel, Filterbank, MFCC, WaveMFCC, KaldiFbank (modules), front_end_of(name), normalisations below."""
 
 import functools
 import math
@@ -63,6 +63,14 @@ def exact_product(matrix, x):
     if x.is_cuda:  # such products are small enough for float64
         return (matrix.double() @ x.double()).float()
     return matrix @ x
+
+
+def cosine_transform(coefficients, bands):
+    """Return the orthonormal DCT-II (coefficients, bands)."""
+    order, band = torch.arange(coefficients, dtype=torch.float64)[:, None], torch.arange(bands) + 0.5
+    cosines = (2.0 / bands) ** 0.5 * torch.cos(math.pi / bands * order * band)
+    cosines[0] *= 0.5**0.5
+    return cosines.float()
 
 
 class PreEmphasis(nn.Module):
@@ -167,10 +175,13 @@ def centred_power(wave, window, hop, pad_mode):
     return spectrum.real.square() + spectrum.imag.square()
 
 
-def decibels(power):
-    """Return 10 log10 of `power` (batch, bands, frames), at least 1e-10 and not below its item's maximum - 80 dB."""
+def decibels(power, of_batch=False):
+    """Return 10 log10 of `power` (batch, bands, frames), at least 1e-10 and not below its item's maximum - 80 dB.
+
+    With `of_batch` the maximum is that of the whole batch: what a clip gives then depends on its company.
+    """
     level = 10.0 * power.clamp(min=1e-10).log10()
-    return torch.maximum(level, level.amax(dim=(1, 2), keepdim=True) - 80.0)
+    return torch.maximum(level, level.amax(dim=(0, 1, 2) if of_batch else (1, 2), keepdim=True) - 80.0)
 
 
 def subtract_mean(features, lengths=None):
@@ -243,11 +254,8 @@ class MFCC(nn.Module):
             raise ValueError(f"n_mels {n_mfcc}: at most {n_mels} coefficients come from {n_mels} mel bands")
         self.hop, self.n_fft = hop, n_fft
         filters = mel_filterbank(n_mels, n_fft // 2 + 1, 0.0, sample_rate / 2, sample_rate)
-        order, band = torch.arange(n_mfcc, dtype=torch.float64)[:, None], torch.arange(n_mels) + 0.5
-        cosines = (2.0 / n_mels) ** 0.5 * torch.cos(math.pi / n_mels * order * band)
-        cosines[0] *= 0.5**0.5
         self.register_buffer("filters", filters.T.contiguous(), persistent=False)
-        self.register_buffer("cosines", cosines.float(), persistent=False)
+        self.register_buffer("cosines", cosine_transform(n_mfcc, n_mels), persistent=False)
         self.register_buffer("window", torch.hann_window(n_fft, periodic=True), persistent=False)
 
     def least_samples(self, frames):
@@ -264,6 +272,47 @@ class MFCC(nn.Module):
     def normalise(self, features, lengths=None):
         """Bring every coefficient to mean 0 and standard deviation 1 over the first `lengths` (batch) frames."""
         return standardise(features, lengths, self.added_to_std)
+
+
+class WaveMFCC(nn.Module):
+    """13 cepstral coefficients with first and second differences, 39 channels each 10 ms, with gradient to the wave.
+
+    Two versions: 20 ms windows, 40 mel bands and natural logarithm, or 25 ms, 80 bands, power divided by that of the
+    window and decibels. The constants lie in checkpoints under torchaudio's names.
+
+    Chorowski et al. 2019, arXiv 1901.08810.
+    """
+
+    def __init__(self, version=1):
+        super().__init__()
+        n_fft, n_mels = {1: (320, 40), 2: (400, 80)}[version]
+        self.version = version
+        self.floor_of_batch = False  # version 2: the floor under the loudest clip of the batch instead of each clip
+        self.least_samples = n_fft // 2 + 1  # what the reflection at the ends needs
+        self.register_buffer("dct_mat", cosine_transform(13, n_mels).T.contiguous())
+        self.MelSpectrogram = nn.Module()
+        self.MelSpectrogram.spectrogram, self.MelSpectrogram.mel_scale = nn.Module(), nn.Module()
+        self.MelSpectrogram.spectrogram.register_buffer("window", torch.hann_window(n_fft, periodic=True))
+        self.MelSpectrogram.mel_scale.register_buffer("fb", mel_filterbank(n_mels, n_fft // 2 + 1))
+
+    def forward(self, wave):
+        """Return (batch, 39, 1 + samples // 160) of `wave` (batch, samples)."""
+        with torch.autocast(wave.device.type, enabled=False):
+            window = self.MelSpectrogram.spectrogram.window
+            power = centred_power(wave.float(), window, HOP_SAMPLES, "reflect")
+            if self.version == 2:
+                power = power / window.square().sum()
+            mel = exact_product(self.MelSpectrogram.mel_scale.fb.T, power)
+            level = (mel + FLOOR).log() if self.version == 1 else decibels(mel, self.floor_of_batch)
+            cepstrum = exact_product(self.dct_mat.T, level)
+            first = difference(cepstrum)
+            return torch.cat([cepstrum, first, difference(first)], 1)
+
+
+def difference(features):
+    """Return (x[t - 1] - x[t + 1]) / 2 over the last dimension of `features`, the ends repeated."""
+    padded = torch.cat([features[..., :1], features, features[..., -1:]], -1)
+    return (padded[..., :-2] - padded[..., 2:]) / 2
 
 
 class KaldiFbank(nn.Module):

@@ -88,6 +88,11 @@ def _noise_sequence(name, steps, shape, scale):
     return [noise(name.replace("{step}", str(step)), shape, scale) for step in range(steps)]
 
 
+def _uniform(name, shape):
+    """Return the standard normal distribution function of noise."""
+    return torch.special.ndtr(torch.from_numpy(noise(name, shape, 1.0)).double()).float().numpy()
+
+
 def _decaying_noise(name, shape, scale, decay_samples, set=()):
     wave = (noise(name, shape, scale) * np.exp(-np.arange(shape[-1]) / decay_samples)).astype(np.float32)
     for index, value in set:
@@ -117,6 +122,7 @@ RECIPES = {
     "noise_am": _noise_am,
     "noise_int16": _noise_int16,
     "noise_sequence": _noise_sequence,
+    "uniform": _uniform,
     "noise_sum": lambda terms: functools.reduce(np.add, [noise(**term) for term in terms]),
     "decaying_noise": _decaying_noise,
     "permuted_counts": _permuted_counts,

@@ -1,0 +1,220 @@
+"""Vector quantisation of a sequence of latents: codes, losses, revival of dead codes over all ranks, jitter, dropout.
+Entry points: VQ, vq_loss, revival_loss, revive, reset_moments, jitter, drop_codes, count_codes, perplexity.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import distributed, nn
+from torch.nn import functional
+
+from audio.features import exact_product
+
+
+class Quantised(NamedTuple):
+    """What VQ gives: `embedded` has a gradient to the dictionary, `passthrough` the same values and one to the input.
+
+    Both are (batch, channels, T), `codes` (batch, T).
+    """
+
+    embedded: torch.Tensor
+    passthrough: torch.Tensor
+    codes: torch.Tensor
+
+
+class VQ(nn.Module):
+    """Nearest code of every position; van den Oord et al. 2017, arXiv 1711.00937, without averaged codebook.
+
+    In training the codes used by all ranks are kept count of: one is dead after `dead_rate` batches without use.
+    """
+
+    def __init__(self, num_channels, num_codes, dead_rate=100):
+        super().__init__()
+        if num_codes < 1 or dead_rate < 1:
+            raise ValueError(f"{num_codes} codes, dead after {dead_rate} steps: both must be at least 1")
+        self.dead_rate = dead_rate
+        self.dictionary = nn.Parameter(torch.randn(num_codes, num_channels))
+        self.register_buffer("usage_count", torch.full((num_codes,), dead_rate, dtype=torch.int64))
+        self.last_rows = None  # (batch * T, channels): the last training batch, whose rows can become codes
+
+    def forward(self, x: torch.Tensor) -> Quantised:
+        """Quantise `x` (batch, channels, T) in float32; in training mode also update the counts of use."""
+        if x.shape[1] != self.dictionary.shape[1]:
+            raise ValueError(f"latents of {x.shape[1]} channels, codes of {self.dictionary.shape[1]}")
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.float()
+            rows = x.detach().transpose(1, 2).flatten(0, 1)
+            codes = nearest(rows, self.dictionary.detach()).view(x.shape[0], x.shape[2])
+            if self.training:
+                self._count_use(codes)
+                self.last_rows = rows
+            embedded = self.embed(codes)
+            # in this order the values are those of the codes to the last bit
+            return Quantised(embedded, embedded.detach() + (x - x.detach()), codes)
+
+    def embed(self, codes: torch.Tensor) -> torch.Tensor:
+        """Return the latents (batch, channels, T) of `codes` (batch, T)."""
+        return functional.embedding(codes, self.dictionary).transpose(1, 2)
+
+    @torch.no_grad()
+    def _count_use(self, codes):
+        used = torch.zeros_like(self.usage_count).index_fill_(0, codes.flatten(), 1)
+        if _several():
+            distributed.all_reduce(used, distributed.ReduceOp.MAX)
+        rest = (self.usage_count - 1).clamp(0, self.dead_rate)
+        self.usage_count.copy_(torch.where(used > 0, self.dead_rate, rest))
+
+
+def nearest(rows: torch.Tensor, dictionary: torch.Tensor) -> torch.Tensor:
+    """Return the nearest code (rows,) of `rows` (rows, channels), the first one of equals.
+
+    The squared distance is |d|^2 - 2 x.d but for |x|^2, which is the same for all codes.
+    """
+    products = exact_product(rows, dictionary.T)
+    return torch.sub(dictionary.square().sum(1), products, alpha=2).argmin(1)
+
+
+# ---------------------------------------------------------------- losses and statistics
+
+
+def vq_loss(x: torch.Tensor, embedded: torch.Tensor, commitment: float = 0.25) -> torch.Tensor:
+    """Return mean((sg(x) - e)^2) + commitment * mean((x - sg(e))^2) of latents and codes (batch, channels, T)."""
+    x = x.float()
+    return functional.mse_loss(embedded, x.detach()) + commitment * functional.mse_loss(x, embedded.detach())
+
+
+def revival_loss(x: torch.Tensor, dictionary: torch.Tensor) -> torch.Tensor:
+    """Return the mean squared distance over all pairs of a code and a position of `x` (batch, channels, T).
+
+    It draws unused codes towards the data, in place of revive(). The mean over pairs needs no pair:
+    mean |d|^2 + mean |x|^2 - 2 (mean d).(mean x).
+    """
+    rows = x.float().transpose(1, 2).flatten(0, 1)
+    squares = dictionary.square().sum(1).mean() + rows.square().sum(1).mean()
+    return squares - 2 * (dictionary.mean(0) * rows.mean(0)).sum()
+
+
+@torch.no_grad()
+def count_codes(codes: torch.Tensor, num_codes: int) -> torch.Tensor:
+    """Return how often each code occurs in `codes` (any shape) of all ranks, (num_codes,) int64."""
+    counts = torch.zeros(num_codes, dtype=torch.int64, device=codes.device)
+    counts.scatter_add_(0, codes.flatten(), torch.ones_like(codes.flatten()))
+    if _several():
+        distributed.all_reduce(counts)
+    return counts
+
+
+def perplexity(counts: torch.Tensor) -> torch.Tensor:
+    """Return exp(entropy) of the codes that were counted: between 1 and the codes used, `(counts > 0).sum()`."""
+    return torch.special.entr(counts / counts.sum().clamp(min=1)).sum().exp()
+
+
+# ---------------------------------------------------------------- revival
+
+
+def revival_probabilities(squared_distances: torch.Tensor) -> torch.Tensor:
+    """Return with which probability each row becomes a code: as its squared distance to the nearest one (k-means++).
+
+    All alike where every row lies on a code; a row that is not finite is never drawn.
+    """
+    weights = squared_distances.double().nan_to_num(0.0, 0.0, 0.0)
+    weights = torch.where(weights.sum() > 0, weights, 1.0)
+    return weights / weights.sum()
+
+
+@torch.no_grad()
+def revive(vq: VQ, optimizer=None, averages=(), draws: torch.Tensor | None = None) -> torch.Tensor:
+    """Replace the dead codes by rows of the last training batch, of all ranks; return which ones, (codes,) bool.
+
+    All ranks must call it, with equally many rows, and end with the same dictionary to the last bit. Nothing waits for
+    the device. The draws are stratified over the dead codes, which seldom gives two the same row.
+
+    Args:
+        optimizer: its moments of the revived codes are reset.
+        averages: averaged dictionaries (codes, channels), which take the revived codes over at once.
+        draws: uniform in [0, 1), (codes,); those of rank 0 count. None: by torch's generator.
+    """
+    rows, dictionary, dead = vq.last_rows, vq.dictionary, vq.usage_count <= 0
+    if rows is None:
+        raise ValueError("codes can be revived only after a batch in training mode")
+    if draws is None:
+        draws = torch.rand(len(dead), device=rows.device)
+    squared = (rows - dictionary[nearest(rows, dictionary)]).square().sum(1)
+    edges = revival_probabilities(_of_all_ranks(squared)).cumsum(0)
+    position = (dead.cumsum(0) - 1 + draws.to(edges)) / dead.sum().clamp(min=1)
+    chosen = torch.searchsorted(edges, position * edges[-1], right=True).clamp_(max=len(edges) - 1)
+    dictionary.copy_(torch.where(dead[:, None], _rows_of_all_ranks(rows, chosen), dictionary))
+    vq.usage_count.masked_fill_(dead, vq.dead_rate)
+    if optimizer is not None:
+        reset_moments(optimizer, dictionary, dead)
+    for average in averages:
+        average.copy_(torch.where(dead[:, None], dictionary, average))
+    return dead
+
+
+@torch.no_grad()
+def reset_moments(optimizer: torch.optim.Optimizer, parameter: torch.Tensor, rows: torch.Tensor):
+    """Set to zero what `optimizer` remembers of the `rows` (bool) of `parameter`: they no longer are what they were."""
+    for moment in optimizer.state.get(parameter, {}).values():
+        if torch.is_tensor(moment) and moment.shape == parameter.shape:
+            moment.masked_fill_(rows[:, None], 0.0)
+
+
+def _several():
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def _of_all_ranks(x):
+    if not _several():
+        return x
+    parts = [torch.empty_like(x) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(parts, x)
+    return torch.cat(parts)
+
+
+def _rows_of_all_ranks(rows, chosen):
+    """Return the rows at the indices that rank 0 has chosen among the rows of all ranks, one after the other."""
+    if not _several():
+        return rows[chosen]
+    distributed.broadcast(chosen, 0)
+    own = chosen - distributed.get_rank() * len(rows)
+    inside = ((own >= 0) & (own < len(rows)))[:, None]
+    # a row lies on one rank; the others add zeros, so that the sum is the row
+    found = torch.where(inside, rows[own.clamp(0, len(rows) - 1)], 0.0)
+    distributed.all_reduce(found)
+    return found
+
+
+# ---------------------------------------------------------------- regularisation
+
+
+def jitter(x: torch.Tensor, probability: float, draws: torch.Tensor | None = None) -> torch.Tensor:
+    """Give positions of `x` (batch, channels, T) the value of a neighbour, left or right, in training.
+
+    Chorowski et al. 2019, arXiv 1901.08810. The ends have one neighbour and keep their value instead of the other.
+
+    Args:
+        probability: that a position takes a neighbour's value.
+        draws: uniform, (batch, 1, T). None: by torch's generator.
+    """
+    if not probability:
+        return x
+    if draws is None:
+        draws = torch.rand(x.shape[0], 1, x.shape[2], device=x.device)
+    left = torch.cat([x[..., :1], x[..., :-1]], -1)
+    right = torch.cat([x[..., 1:], x[..., -1:]], -1)
+    return torch.where(draws < probability / 2, left, torch.where(draws < probability, right, x))
+
+
+def drop_codes(cond: torch.Tensor, probability: float, draws: torch.Tensor | None = None) -> torch.Tensor:
+    """Set the whole sequence `cond` (batch, channels, T) of some clips to zero, which stands for "no codes".
+
+    Args:
+        probability: that a clip loses its codes.
+        draws: uniform, (batch,); a clip keeps its codes where the draw is larger. None: by torch's generator.
+    """
+    if not probability:
+        return cond
+    if draws is None:
+        draws = torch.rand(len(cond), device=cond.device)
+    return cond * (draws > probability)[:, None, None]
