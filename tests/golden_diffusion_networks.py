@@ -6,7 +6,9 @@ import torch
 from golden_recipes import check_arguments, check_contract, compare_case, fill_modules, integer, list_of, number
 from golden_recipes import make_inputs as made
 
+from engine import registry
 from models.blocks import waves
+from models.blocks.wavegrad import FILM, DBlock, UBlock
 
 AREA = "diffusion"
 
@@ -22,7 +24,7 @@ def make_inputs(case, required, optional=()):
 
 
 def prepared(case, module):
-    """Return `module` in eval mode, with the weights of the case and its names and shapes compared with the contract."""
+    """Return `module` in eval mode with the weights of the case; its names and shapes must be those of the contract."""
     fill_modules(case, module=module)
     check_contract(AREA, case, module)
     return module.eval()
@@ -42,7 +44,9 @@ def run_module(case, module, roles, optional=(), of_input="x", cut=None):
     produced = {"out": out if cut is None else out[:, :cut]}
     if weights is not None:
         given[of_input] = given[of_input].requires_grad_()
-        (module.train()(*given.values()) * weights).mean().backward()
+        (
+            module(*given.values()) * weights
+        ).mean().backward()  # eval mode: only dropout would differ, which is off there
         norms = [parameter.grad.double().norm() for parameter in module.parameters()]
         produced |= {"grad_norms": torch.stack(norms), "grad_input": given[of_input].grad}
     compare_case(AREA, case, produced)
@@ -64,6 +68,56 @@ def attention_pooling(case):
     run_module(case, waves.AttentionPool(**case["args"]), ("x",))
 
 
+def film(case):
+    check_arguments(case["args"], {"cond_channels": integer, "out_channels": integer}, {"num_labels": integer})
+    run_module(case, FILM(**case["args"]), ("h", "z", "t"), ("labels",), of_input="h")
+
+
+def wavegrad_up_block(case):
+    sizes = ("in_channels", "out_channels", "cond_channels", "upsample_rate")
+    check_arguments(case["args"], dict.fromkeys(sizes, integer), {"num_labels": integer})
+    run_module(case, UBlock(**case["args"]), ("h", "z", "t"), ("labels",), of_input="h")
+
+
+def wavegrad_down_block(case):
+    sizes = ("in_channels", "out_channels", "downsample_rate")
+    check_arguments(case["args"], dict.fromkeys(sizes, integer), {"extra_blocks": integer})
+    run_module(case, DBlock(**case["args"]), ("h",), of_input="h")
+
+
+def network(name, options):
+    return registry.load("models", name)(**options)
+
+
+def unet_predictor(case):
+    sizes = dict.fromkeys(("num_labels", "cond_channels", "depth_mult", "out_channels"), integer)
+    lists = dict.fromkeys(("channel_mult", "middle_dilations"), list_of(integer))
+    check_arguments(case["args"], {"base_channels": integer}, {**sizes, **lists, "dropout": number})
+    # of many output channels the first four are stored
+    run_module(case, network("UNet", case["args"]), ("x", "t"), ("labels", "cond"), cut=4)
+
+
+def wavegrad_predictor(case):
+    check_arguments(case["args"], {"base_channels": integer}, {"cond_mult": integer, "num_labels": integer})
+    run_module(case, network("WaveGrad", case["args"]), ("x", "t"), ("labels", "cond"))
+
+
+def classifier(case):
+    sizes = {"base_channels": integer, "output_mult": integer, "depth_mult": integer}
+    check_arguments(case["args"], {"num_labels": integer}, {**sizes, "channel_mult": list_of(integer)})
+    module = prepared(case, network("WaveClassifier", case["args"]))
+    x, t, targets = make_inputs(case, ("x", "t", "targets")).values()
+    x.requires_grad_()
+    logits = module(x, t)
+    nll = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    (guidance,) = torch.autograd.grad(-nll.sum(), x)
+    with torch.no_grad():
+        features = module.features(x, t)
+    compare_case(AREA, case, {"features": features, "logits": logits, "guidance": guidance, "nll": nll})
+
+
 KINDS = {
     "time_embedding": time_embedding, "residual_block": residual_block, "attention_pooling": attention_pooling,
+    "film": film, "wavegrad_up_block": wavegrad_up_block, "wavegrad_down_block": wavegrad_down_block,
+    "unet_predictor": unet_predictor, "wavegrad_predictor": wavegrad_predictor, "classifier": classifier,
 }  # fmt: skip

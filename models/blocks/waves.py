@@ -1,4 +1,4 @@
-"""Parts of the waveform networks: noise predictors, speaker classifier and encoders. Sequences are (batch, channels, T).
+"""Parts of the waveform networks (noise predictors, classifier, encoders); sequences are (batch, channels, T).
 Entry points: TimeEmbedding, ResBlock, AttentionPool, down_path, group_norm, norm_gelu, resize, stretch, run.
 """
 
@@ -9,6 +9,8 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+# Widths of the published networks at their levels, in units of the first.
+CHANNEL_MULT = (1, 1, 2, 2, 2, 4, 4, 8, 8)
 # Sinusoids of the time embedding: angular frequencies from 100 down to 0.1 for times in [0, 1].
 HIGHEST, RATIO = 100.0, 1000.0
 COND_GAIN = 0.1  # of the default initialisation: conditions start weak
@@ -37,7 +39,7 @@ def zero(module: nn.Module) -> nn.Module:
 
 
 def resize(x: torch.Tensor, factor: float) -> torch.Tensor:
-    """Return `x` (batch, channels, T) with T times `factor`: 1/n averages n neighbours (a rest is left out), n repeats."""
+    """Return `x` (batch, channels, T) with T times `factor`: 1/n averages n neighbours, a rest left out; n repeats."""
     if factor == 1:
         return x
     if factor < 1:
@@ -74,11 +76,11 @@ def check_labels(label: torch.Tensor | None, num_labels: int | None):
             raise ValueError(f"label {low if low < 0 else high}: this network has the labels 0 to {num_labels - 1}")
 
 
-def run(block: nn.Module, *inputs, recompute: bool = False):
-    """Return block(*inputs); with `recompute` its inner activations are computed again in the backward pass."""
+def run(function, *inputs, recompute: bool = False):
+    """Return function(*inputs); with `recompute` its inner activations are computed again in the backward pass."""
     if recompute and torch.is_grad_enabled():
-        return checkpoint(block, *inputs, use_reentrant=False)
-    return block(*inputs)
+        return checkpoint(function, *inputs, use_reentrant=False)
+    return function(*inputs)
 
 
 class TimeEmbedding(nn.Module):
