@@ -32,6 +32,8 @@ class State:
     scaler: torch.amp.GradScaler | None = None
     # {rate: {name: averaged tensor}}; the weights evaluated are those of the last rate where there is one
     ema: dict[float, dict[str, torch.Tensor]] = field(default_factory=dict)
+    # early averages keep less than their rate; False keeps it from the first step on, as diffusion runs are published
+    ema_warm_up: bool = True
     # what a checkpoint says of itself: {"class", "kwargs", "meta"}, plain data
     card: dict = field(default_factory=dict)
     step: int = 0
@@ -100,7 +102,7 @@ class State:
         floats = [name for name, tensor in now.items() if tensor.is_floating_point()]
         for rate, averaged in self.ema.items():
             # The early average follows the weights closely, or the random start would linger in it.
-            keep = min(rate, (1 + self.step) / (10 + self.step))
+            keep = min(rate, (1 + self.step) / (10 + self.step)) if self.ema_warm_up else rate
             torch._foreach_lerp_([averaged[n] for n in floats], [now[n] for n in floats], 1 - keep)
             for name, tensor in now.items():
                 if not tensor.is_floating_point():

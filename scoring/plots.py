@@ -1,5 +1,5 @@
 """Plots of scores and of training, each written as one PNG.
-Entry points: det_plot, score_histogram, seconds_curve, training_curves.
+Entry points: det_plot, score_histogram, seconds_curve, training_curves, moving_average.
 """
 
 import json
@@ -162,8 +162,22 @@ def read_metrics(path) -> list[dict]:
     return records
 
 
-def training_curves(path, metrics_jsonl) -> None:
+def moving_average(values, window: int) -> np.ndarray:
+    """Return the mean of the last `window` of `values` (points,) at each point, of fewer at the start."""
+    values = np.asarray(values, dtype=np.float64)
+    if window < 1:
+        raise ValueError(f"a moving average over {window} points: at least 1")
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    end = np.arange(1, len(values) + 1)
+    start = np.maximum(end - window, 0)
+    return (sums[end] - sums[start]) / (end - start)
+
+
+def training_curves(path, metrics_jsonl, window: int = 1) -> None:
     """Draw the scalars of a run's metrics.jsonl over optimiser steps, one panel each, those of PANELS first.
+
+    Args:
+        window: records that each point is the mean of.
 
     Raises:
         ValueError: the file is malformed or holds no scalar.
@@ -187,7 +201,9 @@ def training_curves(path, metrics_jsonl) -> None:
         drawn = [key for key in keys if key in curves]
         for key in drawn:
             steps, values = np.array(curves[key], dtype=float).T
-            axes.plot(steps, values, marker="." if len(steps) < 25 else None, linewidth=1.3, label=key)
+            axes.plot(
+                steps, moving_average(values, window), marker="." if len(steps) < 25 else None, linewidth=1.3, label=key
+            )
         if len(drawn) > 1:
             axes.legend(fontsize=8)
         axes.set_title(title, fontsize=10)

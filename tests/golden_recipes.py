@@ -93,6 +93,10 @@ def _uniform(name, shape):
     return torch.special.ndtr(torch.from_numpy(noise(name, shape, 1.0)).double()).float().numpy()
 
 
+def _uniform_sequence(name, steps, shape):
+    return [_uniform(name.replace("{step}", str(step)), shape) for step in range(steps)]
+
+
 def _decaying_noise(name, shape, scale, decay_samples, set=()):
     wave = (noise(name, shape, scale) * np.exp(-np.arange(shape[-1]) / decay_samples)).astype(np.float32)
     for index, value in set:
@@ -123,6 +127,8 @@ RECIPES = {
     "noise_int16": _noise_int16,
     "noise_sequence": _noise_sequence,
     "uniform": _uniform,
+    "uniform_sequence": _uniform_sequence,
+    "none": lambda: None,
     "noise_sum": lambda terms: functools.reduce(np.add, [noise(**term) for term in terms]),
     "decaying_noise": _decaying_noise,
     "permuted_counts": _permuted_counts,
@@ -154,10 +160,14 @@ def _add_constant(x, value):
     x += x.dtype.type(value)
 
 
+def _set_elements(x, indices, values):
+    x.flat[indices] = values
+
+
 # change an array in place
 EDITS = {
     "scale_row": _scale, "scale_range": _scale, "set_row": _set, "set_range": _set, "add_sine": _add_sine,
-    "add_constant": _add_constant,
+    "add_constant": _add_constant, "set_elements": _set_elements,
 }  # fmt: skip
 
 
@@ -202,12 +212,16 @@ def make_inputs(area, case, roles, optional=None):
 
 @torch.no_grad()
 def fill_modules(case, **modules):
-    """Give `modules`, which must be those that the case names, their deterministic weights; none where it has none."""
-    source = case["weights_from"]
+    """Give `modules`, which must be those that the case names, their deterministic weights; none where it has none.
+
+    Where the case says what names begin with, a module is filled as a part of that name of a larger one.
+    """
+    source = dict(case["weights_from"])
+    part = source.pop("names_begin_with", "").removesuffix(".")
     expected = {"mode": "fill", "modules": list(modules)} if modules else {"mode": "none"}
     assert source == expected, f"weights {source}, expected {expected}"
     for module in modules.values():
-        fill(module)
+        fill(torch.nn.ModuleDict({part: module}) if part else module)
         for golden, own in case.get("rename", {}).items():
             for name, parameter in module.named_parameters():
                 if name == own:

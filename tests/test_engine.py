@@ -230,6 +230,7 @@ ALLOWED = {
     "audio": {"torch", "torchaudio", "numpy", "scipy", "soundfile", "audio"},
     "models": {"torch", "models.blocks", "audio.features", "audio.masks", "audio.backend"},
     "loss": {"torch", "loss"},
+    "diffusion": {"torch", "diffusion"},
     "optimizer": {"torch", "optimizer"},
     "scheduler": {"torch", "scheduler"},
     "scoring": {"numpy", "scipy", "sklearn", "matplotlib", "torch", "scoring"},

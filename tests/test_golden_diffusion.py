@@ -21,8 +21,6 @@ CASES = [case for _, case in load_cases("diffusion")]
 
 # kinds whose functions are not written yet
 TO_COME = (
-    "schedule", "process", "ancestral_step", "sampling_loop", "guided_sampling", "probability_flow", "diffusion_loss",
-    "training_steps", "timestep_curriculum", "loss_tracker", "moving_average",
     "encoder", "vq_layer", "vq_revival", "jitter", "vqvae_losses", "encoder_predictor", "vqvae_decode",
     "feature_statistics", "frechet_distance", "folder_statistics", "window_index", "mu_law", "pcm_conversion", "tones",
 )  # fmt: skip
