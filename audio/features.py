@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from audio.companding import inverse_mu_law
+
 SAMPLE_RATE = 16000
 N_FFT = 512
 WINDOW_SAMPLES = 400
@@ -280,13 +282,14 @@ class WaveMFCC(nn.Module):
     Two versions: 20 ms windows, 40 mel bands and natural logarithm, or 25 ms, 80 bands, power divided by that of the
     window and decibels. The constants lie in checkpoints under torchaudio's names.
 
-    Chorowski et al. 2019, arXiv 1901.08810.
+    Args:
+        companded: the waves are mu-law companded.
     """
 
-    def __init__(self, version=1):
+    def __init__(self, version=1, companded=False):
         super().__init__()
         n_fft, n_mels = {1: (320, 40), 2: (400, 80)}[version]
-        self.version = version
+        self.version, self.companded = version, companded
         self.floor_of_batch = False  # version 2: the floor under the loudest clip of the batch instead of each clip
         self.least_samples = n_fft // 2 + 1  # what the reflection at the ends needs
         self.register_buffer("dct_mat", cosine_transform(13, n_mels).T.contiguous())
@@ -298,8 +301,9 @@ class WaveMFCC(nn.Module):
     def forward(self, wave):
         """Return (batch, 39, 1 + samples // 160) of `wave` (batch, samples)."""
         with torch.autocast(wave.device.type, enabled=False):
+            wave = inverse_mu_law(wave.float()) if self.companded else wave.float()
             window = self.MelSpectrogram.spectrogram.window
-            power = centred_power(wave.float(), window, HOP_SAMPLES, "reflect")
+            power = centred_power(wave, window, HOP_SAMPLES, "reflect")
             if self.version == 2:
                 power = power / window.square().sum()
             mel = exact_product(self.MelSpectrogram.mel_scale.fb.T, power)

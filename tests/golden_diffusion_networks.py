@@ -14,8 +14,8 @@ AREA = "diffusion"
 
 
 def make_inputs(case, required, optional=()):
-    """Return {role: tensor} of a case; what is absent of `optional` is None. All are noise but numbers in lists."""
-    kinds = {"t": ("list",), "labels": ("list",), "targets": ("list",)}
+    """Return {role: tensor} of a case; what is absent of `optional` is None. All are noise but lists and draws."""
+    kinds = {**dict.fromkeys(("t", "labels", "targets", "codes"), ("list",)), "u": ("uniform",), "v": ("uniform",)}
     roles = [{role: kinds.get(role, ("noise",)) for role in some} for some in (required, optional)]
     given = {role: torch.from_numpy(array) for role, array in made(AREA, case, *roles).items()}
     if "t" in given:
@@ -28,6 +28,11 @@ def prepared(case, module):
     fill_modules(case, module=module)
     check_contract(AREA, case, module)
     return module.eval()
+
+
+def norms(module):
+    """Return the norms of the gradients of all parameters, in their order."""
+    return torch.stack([parameter.grad.double().norm() for parameter in module.parameters()])
 
 
 def run_module(case, module, roles, optional=(), of_input="x", cut=None):
@@ -44,11 +49,9 @@ def run_module(case, module, roles, optional=(), of_input="x", cut=None):
     produced = {"out": out if cut is None else out[:, :cut]}
     if weights is not None:
         given[of_input] = given[of_input].requires_grad_()
-        (
-            module(*given.values()) * weights
-        ).mean().backward()  # eval mode: only dropout would differ, which is off there
-        norms = [parameter.grad.double().norm() for parameter in module.parameters()]
-        produced |= {"grad_norms": torch.stack(norms), "grad_input": given[of_input].grad}
+        # in eval mode: only dropout would differ, which is off there
+        (module(*given.values()) * weights).mean().backward()
+        produced |= {"grad_norms": norms(module), "grad_input": given[of_input].grad}
     compare_case(AREA, case, produced)
 
 

@@ -228,7 +228,16 @@ STANDARD = sys.stdlib_module_names
 ALLOWED = {
     "engine": {"torch", "yaml", "tqdm", "numpy", "safetensors", "engine"},
     "audio": {"torch", "torchaudio", "numpy", "scipy", "soundfile", "audio"},
-    "models": {"torch", "models.blocks", "audio.features", "audio.masks", "audio.backend"},
+    # two networks hold a noise predictor whole
+    "models": {
+        "torch",
+        "models.blocks",
+        "models.UNet",
+        "models.WaveGrad",
+        "audio.features",
+        "audio.masks",
+        "audio.backend",
+    },
     "loss": {"torch", "loss"},
     "diffusion": {"torch", "diffusion"},
     "optimizer": {"torch", "optimizer"},

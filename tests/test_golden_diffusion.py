@@ -21,7 +21,6 @@ CASES = [case for _, case in load_cases("diffusion")]
 
 # kinds whose functions are not written yet
 TO_COME = (
-    "encoder", "vq_layer", "vq_revival", "jitter", "vqvae_losses", "encoder_predictor", "vqvae_decode",
     "feature_statistics", "frechet_distance", "folder_statistics", "window_index", "mu_law", "pcm_conversion", "tones",
 )  # fmt: skip
 

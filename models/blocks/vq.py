@@ -25,7 +25,8 @@ class Quantised(NamedTuple):
 class VQ(nn.Module):
     """Nearest code of every position; van den Oord et al. 2017, arXiv 1711.00937, without averaged codebook.
 
-    In training the codes used by all ranks are kept count of: one is dead after `dead_rate` batches without use.
+    In training it is kept count of the codes that any rank uses: one is dead after `dead_rate` batches without use. A
+    frozen dictionary (requires_grad False) keeps its counts.
     """
 
     def __init__(self, num_channels, num_codes, dead_rate=100):
@@ -38,14 +39,14 @@ class VQ(nn.Module):
         self.last_rows = None  # (batch * T, channels): the last training batch, whose rows can become codes
 
     def forward(self, x: torch.Tensor) -> Quantised:
-        """Quantise `x` (batch, channels, T) in float32; in training mode also update the counts of use."""
+        """Quantise `x` (batch, channels, T) in float32; in training also update the counts of use."""
         if x.shape[1] != self.dictionary.shape[1]:
             raise ValueError(f"latents of {x.shape[1]} channels, codes of {self.dictionary.shape[1]}")
         with torch.autocast(x.device.type, enabled=False):
             x = x.float()
             rows = x.detach().transpose(1, 2).flatten(0, 1)
             codes = nearest(rows, self.dictionary.detach()).view(x.shape[0], x.shape[2])
-            if self.training:
+            if self.training and self.dictionary.requires_grad:
                 self._count_use(codes)
                 self.last_rows = rows
             embedded = self.embed(codes)
@@ -72,6 +73,11 @@ def nearest(rows: torch.Tensor, dictionary: torch.Tensor) -> torch.Tensor:
     """
     products = exact_product(rows, dictionary.T)
     return torch.sub(dictionary.square().sum(1), products, alpha=2).argmin(1)
+
+
+def distances(rows: torch.Tensor, dictionary: torch.Tensor) -> torch.Tensor:
+    """Return the squared distance (rows,) of `rows` (rows, channels) to their nearest codes."""
+    return (rows - dictionary[nearest(rows, dictionary)]).square().sum(1)
 
 
 # ---------------------------------------------------------------- losses and statistics
@@ -139,8 +145,7 @@ def revive(vq: VQ, optimizer=None, averages=(), draws: torch.Tensor | None = Non
         raise ValueError("codes can be revived only after a batch in training mode")
     if draws is None:
         draws = torch.rand(len(dead), device=rows.device)
-    squared = (rows - dictionary[nearest(rows, dictionary)]).square().sum(1)
-    edges = revival_probabilities(_of_all_ranks(squared)).cumsum(0)
+    edges = revival_probabilities(_of_all_ranks(distances(rows, dictionary))).cumsum(0)
     position = (dead.cumsum(0) - 1 + draws.to(edges)) / dead.sum().clamp(min=1)
     chosen = torch.searchsorted(edges, position * edges[-1], right=True).clamp_(max=len(edges) - 1)
     dictionary.copy_(torch.where(dead[:, None], _rows_of_all_ranks(rows, chosen), dictionary))
