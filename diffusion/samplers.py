@@ -50,6 +50,11 @@ def _noise(noise, step):
 # ---------------------------------------------------------------- one prediction
 
 
+def _predicted(predict, x, t):
+    # a network in lower precision must not lower that of the sample
+    return predict(x, t).to(x.dtype)
+
+
 def centre_and_clamp(x0: torch.Tensor) -> torch.Tensor:
     """Return waves (..., samples) without their mean over time, clamped to [-1, 1]."""
     return (x0 - x0.mean(-1, keepdim=True)).clamp(-1, 1)
@@ -68,6 +73,11 @@ def _split(x, eps, a, constrain):
 def _guided_at_x(x, eps, t, a, guide):
     """Return eps with the score of `guide` at x and t in it (Dhariwal and Nichol 2105.05233, algorithm 2)."""
     return eps if guide is None else eps - (1 - a).sqrt() * guide(x, t)
+
+
+def _clean(predict, x, t, a, constrain, guide):
+    """Return x0 and eps predicted in x at t, guided there and constrained."""
+    return _split(x, _guided_at_x(x, _predicted(predict, x, t), t, a, guide), a, constrain)
 
 
 def _guided_at_mean(x, eps, s, a_t, a_s, variance, guide):
@@ -151,7 +161,7 @@ def ddpm(
 ) -> torch.Tensor:
     """Sample by ancestral steps (Ho et al. 2006.11239); see ancestral_step for the options."""
     for i, t, s, a_t, a_s in _steps(x, times, alpha_bar):
-        eps, z = predict(x, t), _noise(noise, i) if a_s < 1 else None
+        eps, z = _predicted(predict, x, t), _noise(noise, i) if a_s < 1 else None
         x = ancestral_step(x, eps, t, s, a_t, a_s, z, constrain, guide, sigma_large, guide_at)
     return x
 
@@ -178,7 +188,7 @@ def ddim(
         raise ValueError(f"eta {eta}: between 0 and 1")
     for i, t, s, a_t, a_s in _steps(x, times, alpha_bar):
         variance = _variance(a_t, a_s)
-        eps = _guided(x, predict(x, t), t, s, a_t, a_s, variance, guide, guide_at)
+        eps = _guided(x, _predicted(predict, x, t), t, s, a_t, a_s, variance, guide, guide_at)
         x0, eps = _split(x, eps, a_t, constrain)
         # rounding may leave -1e-17 under the root
         x = a_s.sqrt() * x0 + (1 - a_s - eta**2 * variance).clamp(min=0).sqrt() * eps
@@ -203,10 +213,10 @@ def heun(
     Guidance is at x and t.
     """
     for _, t, s, a_t, a_s in _steps(x, times, alpha_bar):
-        x0, eps = _split(x, _guided_at_x(x, predict(x, t), t, a_t, guide), a_t, constrain)
+        x0, eps = _clean(predict, x, t, a_t, constrain, guide)
         there = a_s.sqrt() * x0 + (1 - a_s).sqrt() * eps
         if a_s < 1:
-            _, after = _split(there, _guided_at_x(there, predict(there, s), s, a_s, guide), a_s, constrain)
+            _, after = _clean(predict, there, s, a_s, constrain, guide)
             way = ((1 - a_s) / a_s).sqrt() - ((1 - a_t) / a_t).sqrt()
             there = there + a_s.sqrt() * way * (after - eps) / 2
         x = there
@@ -230,7 +240,7 @@ def dpmpp_2m(
     """
     x0_before = h_before = None
     for _, t, _, a_t, a_s in _steps(x, times, alpha_bar):
-        x0, _ = _split(x, _guided_at_x(x, predict(x, t), t, a_t, guide), a_t, constrain)
+        x0, _ = _clean(predict, x, t, a_t, constrain, guide)
         h = (torch.logit(a_s) - torch.logit(a_t)) / 2
         ahead = x0
         if x0_before is not None and h.isfinite():

@@ -121,8 +121,8 @@ def gaussian(schedule, variance):
     """Return the exact prediction for data N(0, variance)."""
 
     def predict(x, t):
-        a = signal_of(schedule)(t)[:, None, None].to(x.dtype)
-        return (1 - a).sqrt() * x / (a * variance + 1 - a)
+        a = signal_of(schedule)(t)[:, None, None]
+        return ((1 - a).sqrt() * x / (a * variance + 1 - a)).to(x.dtype)
 
     return predict
 
@@ -131,11 +131,11 @@ def bimodal(schedule, mean, variance):
     """Return the exact prediction for data N(+-mean, variance)."""
 
     def predict(x, t):
-        a = signal_of(schedule)(t)[:, None, None].to(x.dtype)
+        a = signal_of(schedule)(t)[:, None, None]
         v = a * variance + 1 - a
         centre = mean * torch.tanh(a.sqrt() * mean * x / v)
         x0 = centre + a.sqrt() * variance * (x - a.sqrt() * centre) / v
-        return (x - a.sqrt() * x0) / (1 - a).sqrt()
+        return ((x - a.sqrt() * x0) / (1 - a).sqrt()).to(x.dtype)
 
     return predict
 
