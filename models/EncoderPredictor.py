@@ -69,4 +69,4 @@ class MainModel(nn.Module):
 
     def example(self, batch):
         """Return random inputs for the generated tests."""
-        return {"x": torch.randn(batch, 1, self.rate), "t": torch.rand(batch)}
+        return {"x": torch.randn(batch, 1, 2 * self.rate), "t": torch.rand(batch)}

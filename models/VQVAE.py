@@ -131,6 +131,7 @@ class MainModel(nn.Module):
 
     def example(self, batch):
         """Return random inputs for the generated tests."""
-        given = {"x": torch.randn(batch, 1, self.rate), "t": torch.rand(batch)}
-        given["clean"] = 0.1 * torch.randn(batch, 1, self.rate)
+        samples = 2 * self.rate
+        given = {"x": torch.randn(batch, 1, samples), "t": torch.rand(batch)}
+        given["clean"] = 0.1 * torch.randn(batch, 1, samples)
         return given if self.num_labels is None else given | {"label": torch.arange(batch) % self.num_labels}
