@@ -155,11 +155,14 @@ def vqvae_decode(case):
     dictionary = lambda value: isinstance(value, dict)  # noqa: E731
     optional = {"enc_pred": dictionary, **dict.fromkeys(("enc_pred_scale", "label_scale", "vq_scale"), number)}
     common = {"num_labels": integer, "steps": integer, "constrain": boolean, "labels_offset": integer}
+    # what each guidance may be given, and the default of its scales
     kinds = {
-        "none": (), "encoder_predictor": ("enc_pred", "enc_pred_scale"), "classifier_free": ("label_scale", "vq_scale"),
+        "none": {}, "encoder_predictor": {"enc_pred": None, "enc_pred_scale": 1.0},
+        "classifier_free": {"label_scale": 1.0, "vq_scale": 0.0},
     }  # fmt: skip
     check_arguments(args, {**VQVAE, **common, "guidance": one_of(*kinds)}, optional)
-    assert set(kinds[args["guidance"]]) == set(args) & set(optional)
+    assert set(args) & set(optional) <= set(kinds[args["guidance"]])
+    args = kinds[args["guidance"]] | args
     network, modules, guide = vqvae(args).eval(), {}, None
     if "enc_pred" in args:
         check_arguments(args["enc_pred"], PREDICTOR, {"bottleneck_dim": integer})
@@ -179,7 +182,7 @@ def vqvae_decode(case):
         lambda x, t, label, cond: network.predictor(x, t, label=label, cond=cond),
         {"label": label, "cond": cond},
         {"label": torch.zeros_like(label), "cond": torch.zeros_like(cond)},
-        {"label": args.get("label_scale", 0), "cond": args.get("vq_scale", 0)},
+        {"label": args.get("label_scale", 0.0), "cond": args.get("vq_scale", 0.0)},
     )
     times = schedules.time_grid("linear", args["steps"], SCHEDULE)
     noise = list(map(torch.from_numpy, np.asarray(given.get("z", []))))
