@@ -101,6 +101,16 @@ class MainModel(nn.Module):
         """Return the codes (batch, T / encoder.rate) of clean waves (batch, 1, T)."""
         return self.vq(self.latents(clean)).codes
 
+    def start_from(self, weights):
+        """Take over what a VQ-VAE, or a noise predictor alone, has in common with this network; return how many.
+
+        Raises:
+            ValueError: a parameter has another shape there.
+        """
+        if "vq.dictionary" not in weights:
+            weights = {original.PREDICTOR + name: tensor for name, tensor in weights.items()}
+        return original.copy_matching(self, weights)
+
     @staticmethod
     def from_foreign(weights, stated=None):
         """Return (constructor arguments, weights) of a file of vq-voice-swap, None for another layout.

@@ -159,6 +159,18 @@ def test_training_finds_codes_though_all_latents_start_alike():
     assert sum(errors[-5:]) < 0.5 * sum(errors[:5])
 
 
+def test_start_from_a_predictor_or_a_vqvae():
+    network, other = VQVAE(**SMALL, num_labels=3), stirred(VQVAE(**SMALL, num_labels=3), seed=1)
+    parameters = dict(other.named_parameters())
+    assert network.start_from(other.predictor.state_dict()) == len(list(other.predictor.parameters()))
+    same = {name for name, p in network.named_parameters() if torch.equal(p, parameters[name])}
+    assert {name for name in parameters if name.startswith("predictor.")} <= same and "vq.dictionary" not in same
+    assert network.start_from(other.state_dict()) == len(parameters)
+    assert all(torch.equal(p, parameters[name]) for name, p in network.named_parameters())
+    with pytest.raises(ValueError, match="label_emb.weight is .* there and .* here"):
+        VQVAE(**SMALL, num_labels=4).start_from(other.state_dict())
+
+
 # ---------------------------------------------------------------- labels
 
 
