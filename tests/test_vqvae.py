@@ -125,7 +125,7 @@ def test_codes_and_label_reach_the_prediction():
 def test_encoder_predictor_learns_where_the_tone_is():
     torch.manual_seed(0)
     network = EncoderPredictor(4, 256, 3, 8)
-    targets = torch.tensor([[0, 1, 2, 1], [2, 0, 1, 0]])
+    targets = torch.tensor([[0, 1], [2, 1]])
     pitch = torch.tensor([0.0, 0.1, 1.0])[targets].repeat_interleave(256, 1)
     x = torch.sin(pitch.cumsum(1))[:, None]
     optimizer, losses = torch.optim.Adam(network.parameters(), lr=3e-3), []
@@ -144,7 +144,7 @@ def test_training_finds_codes_though_all_latents_start_alike():
     tones = torch.tensor([300.0, 1000.0, 3000.0, 6000.0]) * 2 * torch.pi / 16000
     x = 0.5 * torch.sin(tones[:, None] * torch.arange(640))[:, None]
     optimizer, errors, used = torch.optim.AdamW(network.parameters(), lr=3e-3), [], []
-    for _ in range(30):
+    for _ in range(24):
         t, eps = torch.rand(4), torch.randn(x.shape)
         out = network(objective.noised(x, t, eps, "exp"), t, x)
         error = (out.prediction - eps).square().mean()
