@@ -1,12 +1,8 @@
 """The public face of loading: from lists of files to batches of crops, for training and for evaluation.
-Entry points: train_loader(train_list, args, ...) and eval_loader(paths, eval_frames, num_eval, workers).
+Entry points: train_loader(train_list, args, ...) and eval_loader(paths, eval_frames, num_eval, workers);
+wave_windows(data, ...) and wave_loader(dataset, ...) for waveform networks.
 """
 
-import contextlib
-import multiprocessing
-import os
-import sys
-import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -22,7 +18,12 @@ from audio.crops import crop_samples, eval_crops, eval_starts
 from audio.io import AudioFile, read_audio
 from audio.lists import TrainList
 from audio.samplers import EpochSampler
+from audio.tones import Tones
 from audio.training_crops import TrainDataset, finish
+from audio.wave_sources import find_recordings
+from audio.window_data import WindowDataset, WindowSampler
+from audio.windows import SPACING_SECONDS, WINDOW_SECONDS, Windows
+from audio.workers import default_workers, watched, worker_settings
 from engine.args import add_bool
 
 # Numbers that make sense, see engine.args.check_ranges.
@@ -190,32 +191,10 @@ class TrainLoader:
         self.batch_sampler, self.speeds, self.augmenter = loader.batch_sampler, speeds, augmenter
 
     def __iter__(self):
-        for batch in _watched(self.loader):
+        for batch in watched(self.loader):
             self.bad_files.note(batch.pop("bad"))
             label = batch["label"].to(self.device, non_blocking=True)
             yield finish(batch, self.device, self.speeds, self.augmenter), label
-
-
-def _watched(loader: DataLoader):
-    """Yield the batches of a loader; whatever is raised because a process of it died becomes one RuntimeError."""
-    source = iter(loader)
-    workers = multiprocessing.active_children()
-    while True:
-        try:
-            batch = next(source, None)
-        except Exception as error:
-            for _ in range(100 if isinstance(error, (OSError, EOFError)) else 0):
-                with contextlib.suppress(RuntimeError):  # a broken connection is seen before the death behind it
-                    time.sleep(0.02)
-                    if not all(worker.is_alive() for worker in workers):
-                        break
-            dead = [str(worker.pid) for worker in workers if not worker.is_alive()]
-            if dead:
-                raise RuntimeError(f"DataLoader worker (pid {', '.join(dead)}) was killed") from None
-            raise
-        if batch is None:
-            return
-        yield batch
 
 
 def train_loader(utterances: TrainList, args, world_size: int = 1, rank: int = 0, device="cpu", say=print):
@@ -250,7 +229,7 @@ def train_loader(utterances: TrainList, args, world_size: int = 1, rank: int = 0
         utterances.labels, args.sampler, args.batch_size, args.nPerSpeaker, args.max_seg_per_spk, args.seed,
         world_size, rank, len(speeds), new, args.keep_last, dataset.shards(), args.shards_per_block,
     )  # fmt: skip
-    loader = DataLoader(dataset, batch_sampler=sampler, collate_fn=_as_it_is, **_workers(args.nDataLoaderThread))
+    loader = DataLoader(dataset, batch_sampler=sampler, collate_fn=_as_it_is, **worker_settings(args.nDataLoaderThread))
     share = len(utterances.labels) / world_size
     bad_files = BadFiles(Path(args.save_path) / "bad_files.txt", share, args.max_bad_files, say)
     if in_worker:
@@ -313,37 +292,76 @@ def eval_loader(
     """
     dataset = EvalDataset(paths, eval_frames, num_eval, length)
     size = 1 if eval_frames == 0 and not length else batch_files
-    return DataLoader(dataset, batch_size=size, shuffle=False, **_workers(min(workers, len(paths)), keep=False))
+    return DataLoader(dataset, batch_size=size, shuffle=False, **worker_settings(min(workers, len(paths)), keep=False))
 
 
 def batch_loader(dataset: Dataset, workers: int) -> DataLoader:
     """Return a loader of a dataset whose items are whole batches, in their order."""
-    return DataLoader(dataset, batch_size=None, shuffle=False, **_workers(min(workers, len(dataset)), keep=False))
+    return DataLoader(
+        dataset, batch_size=None, shuffle=False, **worker_settings(min(workers, len(dataset)), keep=False)
+    )
 
 
-def _workers(count, keep=True):
-    settings = {"num_workers": count, "pin_memory": torch.cuda.is_available(), "worker_init_fn": _start_worker}
-    if count:
-        settings.update(persistent_workers=keep, prefetch_factor=4)
-        if sys.platform == "linux":
-            # forked, loader processes share the lists and banks of the trainer instead of getting copies
-            settings["multiprocessing_context"] = "fork"
-    return settings
+def wave_windows(
+    data: str | list[str],
+    window_seconds: float = WINDOW_SECONDS,
+    spacing_seconds: float = SPACING_SECONDS,
+    encoding: str = "linear",
+    prefix: str = "",
+    say=print,
+) -> WindowDataset | Tones:
+    """Return the windows of a folder of speakers, a list, several of these as one, or the data set `tones`.
+
+    An item is {"label": int, "samples": (samples,) float32, "utterance": int}; `speakers` are the names of the labels.
+
+    Args:
+        prefix: of the paths in lists. say: called with lines worth reading.
+
+    Raises:
+        FileNotFoundError, ValueError: see audio.wave_sources.find_recordings.
+    """
+    if data in ("tones", ["tones"]):
+        return Tones(encoding, int(16000 * window_seconds))
+    recordings = find_recordings(data, prefix)
+    dataset = WindowDataset(recordings, Windows(recordings.seconds, window_seconds, spacing_seconds), encoding)
+    for line in (dataset.describe(), *dataset.notes):
+        say(line)
+    return dataset
 
 
-def _start_worker(_):
-    import gc
-    import signal
+class WaveLoader:
+    """Batches (samples (batch, samples) float32, label (batch,), utterance (batch,)) on `device`."""
 
-    # what the process was born with is never collected: looking at it would copy the pages shared with the trainer
-    gc.freeze()
+    def __init__(self, loader: DataLoader, bad_files: BadFiles | None, device: torch.device):
+        self.loader, self.bad_files, self.device = loader, bad_files, device
+        self.batch_sampler = loader.batch_sampler
 
-    # A worker leaves signals to the process that trains, and never computes on more than its own core.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-    torch.set_num_threads(1)
+    def __len__(self):
+        return len(self.batch_sampler)
+
+    def __iter__(self):
+        for batch in watched(self.loader):
+            bad = batch.pop("bad")
+            if bad and self.bad_files is None:
+                raise ValueError(bad[0][1])
+            if bad:
+                self.bad_files.note(bad)
+            yield tuple(batch[name].to(self.device, non_blocking=True) for name in ("samples", "label", "utterance"))
 
 
-def default_workers() -> int:
-    """Return the loader processes per process: 5 as in the original trainer, but no more than there are cores."""
-    return min(5, max(1, len(os.sched_getaffinity(0))))
+def wave_loader(
+    dataset, batch_size: int, seed: int = 0, workers: int = 0, world_size: int = 1, rank: int = 0, device="cpu",
+    shuffle: bool = True, bad_files: BadFiles | None = None,
+) -> WaveLoader:  # fmt: skip
+    """Return the loader of one rank; every epoch is all windows in a random order of (seed, epoch), in whole batches.
+
+    Args:
+        shuffle: False: the windows in their order, the last incomplete batch too.
+        bad_files: told of recordings that cannot be read, which others replace; None: the first is an error.
+
+    Raises:
+        ValueError: fewer windows than a batch.
+    """
+    sampler = WindowSampler(len(dataset), batch_size, seed, world_size, rank, shuffle)
+    loader = DataLoader(dataset, batch_sampler=sampler, collate_fn=_as_it_is, **worker_settings(workers))
+    return WaveLoader(loader, bad_files, torch.device(device))
