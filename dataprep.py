@@ -5,6 +5,8 @@
     python dataprep.py --save_path data --convert
     python dataprep.py --save_path data --augment
     python dataprep.py --save_path data --download_lists O,O-clean,vox2-train
+    python dataprep.py --download librispeech --archives train-clean-100,dev-clean --save_path data
+    python dataprep.py --combine data/LibriSpeech/train-clean-100 data/my_corpus
     python dataprep.py --synthetic --save_path data
     python dataprep.py --make_lists data/my_corpus --test_speakers 40
     python dataprep.py --split data/train_list.txt
@@ -26,6 +28,7 @@ from corpora import (
     archives,
     download,
     id_lists,
+    librispeech,
     meta,
     musan_rirs,
     packing,
@@ -36,6 +39,7 @@ from corpora import (
     synthetic,
     trials,
     voxceleb,
+    wave_folders,
 )
 from corpora.progress import follow, in_parallel
 from engine.args import add_bool, check_ranges, make_parser, parse
@@ -59,7 +63,6 @@ def make_flags():
 
     stages = parser.add_argument_group("stages")
     add_bool(stages, "--augment", help="fetch and unpack MUSAN and RIRS_NOISES, and cut MUSAN into windows of 5 s")
-    add_bool(stages, "--download", help="fetch VoxCeleb 1 and 2, and check every file")
     add_bool(stages, "--extract", help="join and unpack VoxCeleb into voxceleb1/ and voxceleb2/ id/video/file")
     add_bool(stages, "--convert", help="convert the .m4a files of voxceleb2 to .wav with ffmpeg")
     stages.add_argument(
@@ -127,7 +130,8 @@ def make_flags():
     )
 
     download.add_arguments(parser)
-    parts.add_arguments(parser)
+    parts.add_arguments(parser, stages)
+    wave_folders.add_arguments(stages)
 
     group = parser.add_argument_group("splits, subsets and trials")
     group.add_argument(
@@ -226,6 +230,15 @@ def augment(args):
     files = musan_rirs.musan_files(Path(args.save_path))
     windows = list(in_parallel(musan_rirs.split, files, args.workers, "musan_split", "file"))
     print(f"{args.save_path}/musan_split: {sum(windows)} windows; {windows.count(0)} of {len(files)} files too short")
+
+
+def fetch_librispeech(args):
+    """Fetch and unpack the parts of LibriSpeech that were asked for."""
+    how = download.access(args, "--openslr_prefix", credentials=False)
+    for archive in librispeech.archives(args.parts_path, args.archives):
+        fetch(archive, args, args.openslr_prefix, how)
+        unpack(archive, args, librispeech.place)
+        print("\n".join(librispeech.summary(archive, Path(args.save_path))))
 
 
 def convert(args):
@@ -328,19 +341,21 @@ def main():
     check_ranges(args, RANGES)
     asked = [args.augment, args.download, args.download_lists, args.extract, args.convert, args.synthetic]
     asked += [args.normalise_meta, args.split, args.subset, args.subset_list, args.draw_trials, args.check_disjoint]
-    if not any((*asked, args.make_lists, args.pack, args.shard)):
+    if not any((*asked, args.make_lists, args.pack, args.shard, args.combine, args.index)):
         raise ValueError(
             "no stage given: --synthetic or --make_lists FOLDER, or --download and others (--help explains them)"
         )
     if args.augment:
         augment(args)
-    if args.download:
+    if args.download == "librispeech":
+        fetch_librispeech(args)
+    elif args.download:
         how = download.access(args, "--url_prefix")
         for archive in parts.voxceleb_archives(args.parts_path, args.archives):
             fetch(archive, args, args.url_prefix, how)
     if args.download_lists:
         download_lists(args)
-    if args.extract:
+    if args.extract and args.download != "librispeech":  # which is unpacked by now
         for archive in parts.voxceleb_archives(args.parts_path, args.archives):
             unpack(archive, args, voxceleb.place_of(archive))
     if args.convert:
@@ -360,6 +375,11 @@ def main():
     if args.check_disjoint:
         lists = [id_lists.contents_of(path) for path in args.check_disjoint]
         print("\n".join(subsets.check_disjoint(lists, args.disjoint_speakers)))
+    if args.combine:
+        text, found = wave_folders.combine(args.combine)
+        write_list(args, "combined.txt", text, found.describe())
+    if args.index:
+        print("\n".join(wave_folders.index(args.index)))
     if args.pack:
         print(packing.pack(read_recordings(args.pack), args.pack_from, args.pack_to, args.workers))
     if args.shard:

@@ -60,7 +60,11 @@ def add_arguments(parser):
         default="https://thor.robots.ox.ac.uk/voxceleb/vox1a/",
         help="where VoxCeleb's archives lie; {name} in it is replaced by the file's name",
     )
-    group.add_argument("--openslr_prefix", default="https://www.openslr.org/resources/", help="where --augment looks")
+    group.add_argument(
+        "--openslr_prefix",
+        default="https://www.openslr.org/resources/",
+        help="where noise, rooms and LibriSpeech lie",
+    )
     group.add_argument(
         "--lists_prefix", default="https://mm.kaist.ac.kr/datasets/voxceleb/meta/", help="where --download_lists looks"
     )

@@ -3,6 +3,7 @@ Entry points: voxceleb_archives, augment_archives, chosen_lists, url_of.
 """
 
 import re
+from argparse import ArgumentTypeError
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -11,6 +12,8 @@ from urllib.parse import urlsplit
 # the names that papers on little data use for the evaluation lists
 ALIASES = {"original": "O", "extended": "E", "hard": "H"}
 ALIASES |= {f"{alias}-clean": f"{name}-clean" for alias, name in ALIASES.items()}
+
+TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no", "")  # what --download took while there was one corpus
 
 # beside the code, wherever the script is started
 LISTS = Path(__file__).resolve().parent.parent / "lists"
@@ -104,11 +107,37 @@ def read_lists(path: Path) -> list[List]:
 # ---------------------------------------------------------------- what the flags choose
 
 
-def add_arguments(parser):
-    """Add the flags that choose among the part lists."""
+def corpus_of(text: str) -> str:
+    """Return the corpus that --download names, "" for none; True is voxceleb, the only one there was.
+
+    Raises:
+        ArgumentTypeError: another one.
+    """
+    word = str(text).strip().lower()
+    known = {**dict.fromkeys(("voxceleb", *TRUE), "voxceleb"), "librispeech": "librispeech", **dict.fromkeys(FALSE, "")}
+    if word not in known:
+        raise ArgumentTypeError(f"{str(text)[:80]!r} is none of voxceleb, librispeech")
+    return known[word]
+
+
+def add_arguments(parser, stages):
+    """Add the flags that choose among the part lists, and --download among the stages."""
+    stages.add_argument(
+        "--download",
+        type=corpus_of,
+        nargs="?",
+        const="voxceleb",
+        default="",
+        metavar="CORPUS",
+        help="fetch a corpus and check every file: voxceleb (1 and 2; also without a name), or librispeech, which is "
+        "unpacked into LibriSpeech/ too; --archives chooses its parts",
+    )
     group = parser.add_argument_group("parts")
     group.add_argument(
-        "--archives", default="*", metavar="PATTERN", help="only these of VoxCeleb, e.g. 'vox1_*' or vox1_test_wav.zip"
+        "--archives",
+        default="*",
+        metavar="PATTERN",
+        help="only these: of VoxCeleb 'vox1_*' or vox1_test_wav.zip, of LibriSpeech 'train-clean-*,dev-clean'",
     )
     group.add_argument(
         "--parts_path", default="", metavar="FOLDER", help="part lists with the MD5 sums (default: lists/ of voxlab)"
