@@ -97,6 +97,18 @@ def _uniform_sequence(name, steps, shape):
     return [_uniform(name.replace("{step}", str(step)), shape) for step in range(steps)]
 
 
+def _noise_wavs(name, steps, shape, scale, scale_step, write_scale, read_scale, sample_rate):
+    """Return the 16-bit samples of files; what they are read back as is the reader's business."""
+    assert read_scale == 32768 and sample_rate == 16000, f"files of {sample_rate} Hz divided by {read_scale}"
+    waves = [noise(name.replace("{step}", str(i)), shape, scale + i * scale_step) for i in range(steps)]
+    return [np.rint(wave * write_scale).astype(np.int64).astype(np.int16) for wave in waves]
+
+
+def _tree(tree, unit):
+    assert unit == "seconds", f"durations in {unit}"
+    return tree
+
+
 def _decaying_noise(name, shape, scale, decay_samples, set=()):
     wave = (noise(name, shape, scale) * np.exp(-np.arange(shape[-1]) / decay_samples)).astype(np.float32)
     for index, value in set:
@@ -128,6 +140,8 @@ RECIPES = {
     "noise_sequence": _noise_sequence,
     "uniform": _uniform,
     "uniform_sequence": _uniform_sequence,
+    "noise_wavs": _noise_wavs,
+    "tree": _tree,
     "none": lambda: None,
     "noise_sum": lambda terms: functools.reduce(np.add, [noise(**term) for term in terms]),
     "decaying_noise": _decaying_noise,
@@ -164,10 +178,19 @@ def _set_elements(x, indices, values):
     x.flat[indices] = values
 
 
+def _clip(x, min, max):
+    np.clip(x, min, max, out=x)
+
+
+def _scale_add(x, by, add):
+    x *= x.dtype.type(by)
+    x += x.dtype.type(add)
+
+
 # change an array in place
 EDITS = {
     "scale_row": _scale, "scale_range": _scale, "set_row": _set, "set_range": _set, "add_sine": _add_sine,
-    "add_constant": _add_constant, "set_elements": _set_elements,
+    "add_constant": _add_constant, "set_elements": _set_elements, "clip": _clip, "scale_add": _scale_add,
 }  # fmt: skip
 
 
@@ -198,6 +221,8 @@ def make_inputs(area, case, roles, optional=None):
         arguments = {k: v for k, v in edit.items() if k not in ("input", "op")}
         if operation == "to_float64":
             made[name] = np.asarray(made[name], np.float64)
+        elif operation == "matmul_noise":
+            made[name] = (made[name] @ noise(**arguments)).astype(np.float32)
         elif operation == "add_input":
             made[name] = made[name] + edit["by"] * made[edit["other"]]
         else:
