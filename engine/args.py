@@ -107,8 +107,9 @@ def parse(
     Returns:
         the namespace, and a dictionary {destination: "flag" | "config" | "set"} of everything given explicitly.
     """
+    argv = [underscored(word) for word in (sys.argv[1:] if argv is None else argv)]
     if extend is not None:
-        words = list(sys.argv[1:] if argv is None else argv)
+        words = argv
         asks_help = any(word in ("-h", "--help") for word in words)
         first, _ = parser.parse_known_args([word for word in words if word not in ("-h", "--help")])
         _overlay(parser, first, {}, strict=False)
@@ -118,6 +119,7 @@ def parse(
             if not asks_help:  # help must come even before a network is chosen
                 raise
     unset = object()
+    positional = _positional(parser)
     known = argparse.Namespace(**{a.dest: unset for a in _options(parser) if a.dest != "set"})
     args, unknown = parser.parse_known_args(argv, known)
     if unknown:
@@ -125,7 +127,7 @@ def parse(
         flags = [s.lstrip("-") for a in _options(parser) for s in a.option_strings]
         near = nearest(unknown[0].split("=")[0].lstrip("-"), flags).replace(": ", ": --")
         parser.error(f"unknown argument {unknown[0]}{near}")
-    given = {}
+    given = {action.dest: "flag" for action in positional if getattr(args, action.dest) not in (None, [])}
     for action in _options(parser):
         if getattr(args, action.dest) is unset:
             # argparse would have converted a default given as text; ours are given as values.
@@ -139,6 +141,16 @@ def parse(
     return args, given
 
 
+def underscored(word: str) -> str:
+    """Return a flag with the dashes in its name as underscores: `--batch-size` is `--batch_size`."""
+    name, equals, value = word.partition("=")
+    return "--" + name[2:].replace("-", "_") + equals + value if name.startswith("--") and len(name) > 2 else word
+
+
+def _positional(parser):
+    return [a for a in parser._actions if not a.option_strings]
+
+
 def _options(parser):
     return [a for a in parser._actions if a.option_strings and a.dest != "help"]
 
@@ -146,7 +158,7 @@ def _options(parser):
 def _overlay(parser, args, given, strict):
     """Lay --config and --set over `args` in place, noting the sources in `given`."""
     names = {s.lstrip("-"): a for a in _options(parser) for s in a.option_strings}
-    names.update({a.dest: a for a in _options(parser)})
+    names.update({a.dest: a for a in [*_options(parser), *_positional(parser)]})
     for reserved in ("config", "set"):
         names.pop(reserved, None)
     layers = []
@@ -156,7 +168,7 @@ def _overlay(parser, args, given, strict):
         layers.append(("set", "--set", dict(_split_setting(s) for s in args.set)))
     for source, origin, values in layers:
         for key, value in values.items():
-            action = names.get(key)
+            action = names.get(key.replace("-", "_") if isinstance(key, str) else key)
             if action is None:
                 if strict:
                     raise ValueError(f"{origin}: unknown key {short(key)}{nearest(str(key), list(names))}")

@@ -327,6 +327,15 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
+def rows_of_all(rows: torch.Tensor) -> torch.Tensor:
+    """Return `rows`, as many on every rank, of all ranks in their order, without gradient."""
+    if not is_distributed():
+        return rows.detach()
+    parts = [torch.empty_like(rows) for _ in range(world_size())]
+    dist.all_gather(parts, rows.detach().contiguous())
+    return torch.cat(parts)
+
+
 def wrap(module: torch.nn.Module, device: torch.device) -> torch.nn.Module:
     """Return the module to call in training: in DistributedDataParallel where there are several ranks."""
     if not is_distributed() or not any(p.requires_grad for p in module.parameters()):

@@ -150,7 +150,7 @@ def _train_epoch(state, loader, step_fn, log, args, before_step, after_step, int
             before_step(state.step)
         state.batch += 1
         complete = state.batch % args.accumulate == 0
-        loss, scalars = _backward(state, step_fn, batch, args.accumulate, complete)
+        loss, scalars = _backward(state, step_fn, batch, args, complete)
         state.samples += batch[0].shape[0] * getattr(args, "nPerSpeaker", 1) * distributed.world_size()
         epoch_means.add({"loss": loss, **scalars})
         interval.means.add({"loss": loss, **scalars})
@@ -196,15 +196,30 @@ def _batches(loader):
         yield batch
 
 
-def _backward(state, step_fn, batch, accumulate, complete):
-    """Run forward and backward of one batch; ranks exchange gradients with the last batch of a step only."""
-    waits = not complete and hasattr(state.parallel, "no_sync")
-    with state.parallel.no_sync() if waits else contextlib.nullcontext():
-        with torch.autocast(state.device.type, state.autocast or torch.bfloat16, enabled=state.autocast is not None):
-            loss, scalars = step_fn(batch)
-        scaled = loss if state.scaler is None else state.scaler.scale(loss)
-        (scaled / accumulate).backward()
-    return loss, scalars
+def _backward(state, step_fn, batch, args, complete):
+    """Run forward and backward of one batch, in parts of --microbatch rows; return its loss and scalars.
+
+    A part weighs as many rows as it has, so that losses that are means over rows give the gradients of the whole.
+    Ranks exchange gradients with the last part of a step only.
+    """
+    rows, size = len(batch[0]), getattr(args, "microbatch", 0) or len(batch[0])
+    done = []
+    for start in range(0, rows, size):
+        part = batch if size >= rows else tuple(tensor[start : start + size] for tensor in batch)
+        share = len(part[0]) / rows
+        waits = not (complete and start + size >= rows) and hasattr(state.parallel, "no_sync")
+        with state.parallel.no_sync() if waits else contextlib.nullcontext():
+            with torch.autocast(
+                state.device.type, state.autocast or torch.bfloat16, enabled=state.autocast is not None
+            ):
+                loss, scalars = step_fn(part)
+            scaled = loss if state.scaler is None else state.scaler.scale(loss)
+            (share * scaled / args.accumulate).backward()
+        done.append((share, {"loss": loss.detach(), **scalars}))
+    if len(done) == 1:
+        return loss, scalars
+    means = {name: sum(share * values[name] for share, values in done) for name in done[0][1]}
+    return means.pop("loss"), means
 
 
 def _update(state, parameters, clip_grad):
@@ -251,6 +266,8 @@ def _log_interval(state, interval, log, args, bar):
         "data_wait_percent": 100 * interval.waited / seconds,
         "skipped_steps": state.skipped_steps,
     }
+    for prefix, tracker in state.trackers.items():
+        values |= tracker.named_means(prefix)
     log.scalars(state.step, state.epoch, state.samples, values)
     if skipped:
         log.line(f"step {state.step}: {skipped} of {interval.steps.count} steps skipped, loss or gradient not finite")

@@ -2,22 +2,24 @@
 Entry points: add_arguments(parser), build_optimizer, build_scheduler, prepare, resume, end.
 """
 
+import argparse
 import time
 
 import torch
 
 from engine import checkpoint, distributed, groups, registry, result
-from engine.args import add_bool
+from engine.args import add_bool, short
 from engine.log import RunLog
 from engine.state import State
 
 # Numbers that make sense, see engine.args.check_ranges.
 RANGES = {
     "seed": (0, 2**63 - 1), "max_epoch": (1, None), "max_steps": (0, None), "accumulate": (1, None), "lr": (0, None),
-    "lr_decay": (0, 1), "weight_decay": (0, None), "warmup_epochs": (0, None), "final_lr": (0, None),
+    "warmup_steps": (0, None), "anneal_steps": (0, None), "lr_decay": (0, 1),
+    "weight_decay": (0, None), "warmup_epochs": (0, None), "final_lr": (0, None),
     "final_lr_ratio": (0, None), "initial_lr": (0, None), "base_lr": (0, None), "cycles": (1, None),
     "half_period_steps": (0, None), "plateau_patience": (0, None), "momentum": (0, 1), "clip_grad": (0, None),
-    "ema": (0, 1 - 1e-12), "test_interval": (1, None), "test_interval_steps": (0, None), "log_interval": (1, None),
+    "test_interval": (1, None), "test_interval_steps": (0, None), "log_interval": (1, None),
     "max_skipped_steps": (0, None), "save_minutes": (0, None), "save_steps": (0, None), "keep_checkpoints": (0, None),
     "early_stop": (0, None),
 }  # fmt: skip
@@ -25,7 +27,7 @@ RANGES = {
 CLASS_FLAGS = (
     "lr_decay", "warmup_epochs", "final_lr", "warm_from_zero", "lr_scale_by_batch", "plateau_patience", "momentum",
     "nesterov", "decoupled_weight_decay", "final_lr_ratio", "initial_lr", "tri_stage_ratios", "cycles",
-    "half_period_steps", "base_lr",
+    "half_period_steps", "base_lr", "warmup_steps", "anneal_steps", "anneal_shape",
 )  # fmt: skip
 
 
@@ -69,6 +71,16 @@ def add_arguments(parser):
         help="cyclic: optimiser steps from the lowest rate to the peak (0: from --cycles)",
     )
     training.add_argument("--base_lr", type=float, default=1e-8, help="cyclic: lowest learning rate")
+    training.add_argument(
+        "--warmup_steps", type=int, default=0, help="anneal: optimiser steps of a rise from zero in a straight line"
+    )
+    training.add_argument(
+        "--anneal_steps",
+        type=int,
+        default=0,
+        help="anneal: last steps of the run, in which the rate falls to 0",
+    )
+    training.add_argument("--anneal_shape", choices=("linear", "cosine"), default="linear", help="anneal: how it falls")
     groups.add_arguments(training)
     add_bool(training, "--warm_from_zero", default=True, help="cosine, exponential: warm up from zero")
     add_bool(training, "--lr_scale_by_batch", help="cosine, exponential: multiply the rates by global batch / 64")
@@ -91,9 +103,12 @@ def add_arguments(parser):
     group.add_argument("--clip_grad", type=float, default=0.0, help="largest L2 norm of the gradient (0: not clipped)")
     group.add_argument(
         "--ema",
-        type=float,
-        default=0.0,
-        help="share of the averaged weights kept per step, e.g. 0.999; evaluation then uses the average (0: none)",
+        "--ema_rate",
+        type=ema_rates,
+        default="0",
+        metavar="RATE[,RATE...]",
+        help="share of the averaged weights kept per step, e.g. 0.999; an average for each of several rates; "
+        "evaluation then uses the last one (0: none)",
     )
     group.add_argument(
         "--test_interval",
@@ -127,7 +142,11 @@ def add_arguments(parser):
         help="store the state within an epoch when so many minutes have passed",
     )
     group.add_argument(
-        "--save_steps", type=int, default=0, help="store the state every so many optimiser steps too (0: not)"
+        "--save_steps",
+        "--save_interval",
+        type=int,
+        default=0,
+        help="store the state every so many optimiser steps too (0: not)",
     )
     group.add_argument(
         "--keep_checkpoints", type=int, default=3, help="step_N.pt files kept beside best.pt and last.pt"
@@ -141,11 +160,36 @@ def add_arguments(parser):
         default="auto",
         help="auto: go on from the newest checkpoint of --save_path; never: refuse a folder that holds one",
     )
+    add_bool(
+        group,
+        "--reset_lr",
+        help="a resumed run takes --lr and --weight_decay as they are given now, not as they were when it began",
+    )
     add_bool(group, "--compile", help="torch.compile the network (minutes at the start, faster steps)")
     add_bool(
         group, "--channels_last", help="store images channels last, which 2-d networks on a GPU or in bfloat16 prefer"
     )
     add_bool(group, "--sync_bn", help="BatchNorm statistics over all ranks (CUDA)")
+
+
+def ema_rates(text: str) -> str:
+    """Check the rates of --ema, numbers in [0, 1) with commas between them, and return them as they are."""
+    words = str(text).split(",")
+    try:
+        rates = [float(word) for word in words]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{short(text)} is no rate: write 0.999, or 0.99,0.9999") from None
+    wrong = [word for word, rate in zip(words, rates) if not 0 <= rate < 1]
+    if wrong:
+        raise argparse.ArgumentTypeError(f"--ema {wrong[0]}: must be at least 0 and below 1")
+    if len(set(rates)) < len(rates):
+        raise argparse.ArgumentTypeError(f"--ema {short(text)}: a rate stands there twice")
+    return str(text)
+
+
+def rates_of(args) -> list[float]:
+    """Return the rates of the averages that --ema asks for."""
+    return [rate for rate in map(float, str(args.ema).split(",")) if rate > 0]
 
 
 def build_optimizer(module, args):
@@ -198,8 +242,7 @@ def prepare(module, optimizer, args, device, scheduler=None, scheduler_unit="epo
         scaler,
         card=card or {},
     )
-    if args.ema:
-        state.start_ema([args.ema])
+    state.start_ema(rates_of(args))
     return state
 
 
@@ -230,10 +273,13 @@ def samples_per_step(args) -> int:
     return args.batch_size * getattr(args, "nPerSpeaker", 1) * args.accumulate * distributed.world_size()
 
 
-def resume(state: State, log: RunLog, args) -> bool:
+def resume(state: State, log: RunLog, args, fixed: tuple[str, ...] = ()) -> bool:
     """Put the newest checkpoint of the run folder into `state`; return whether there was one.
 
     Rank 0 reads it for all, which might each see another state of a shared folder; it also clears up after killed runs.
+
+    Args:
+        fixed: names in the card's meta that must be those of the checkpoint.
 
     Raises:
         ValueError: --resume never and the folder holds checkpoints, or the checkpoint is of another network.
@@ -250,8 +296,11 @@ def resume(state: State, log: RunLog, args) -> bool:
         raise ValueError(
             f"{path} is of {payload['class']}, this run is of {state.card['class']}; choose another --save_path"
         )
+    check_fixed(state.card["meta"], payload["meta"], fixed, path)
     checkpoint.load_weights(state.module, payload["state_dict"], path, keep_head=True)
+    own = [dict(group) for group in state.optimizer.param_groups]
     state.restore(payload["training"], args.seed)
+    choose_rates(state, own, args, log)
     log.rewind(state.step)
     log.say(f"resumed from {path}: epoch {state.epoch}, batch {state.batch}, step {state.step}")
     if payload["training"]["world_size"] != distributed.world_size():
@@ -262,6 +311,43 @@ def resume(state: State, log: RunLog, args) -> bool:
             "note: the number of processes changed, so the random draws of the network differ from an uninterrupted run"
         )
     return True
+
+
+def check_fixed(own: dict, stored: dict, names: tuple[str, ...], path):
+    """Refuse to go on with a run whose meta differs in one of `names` (a ValueError says in which)."""
+    for name in names:
+        if own[name] != stored.get(name):
+            raise ValueError(
+                f"{path} was trained with {name} {short(stored.get(name))}, this command says {short(own[name])}; "
+                "choose another --save_path"
+            )
+
+
+def choose_rates(state: State, own: list[dict], args, log: RunLog):
+    """Take learning rate and weight decay from `own`, the parameter groups of this command, with --reset_lr.
+
+    Otherwise those of the checkpoint hold, and a line says so where they differ.
+
+    Raises:
+        ValueError: --reset_lr with a scheduler whose rates are no function of the step.
+    """
+    changed = False
+    for group, mine in zip(state.optimizer.param_groups, own):
+        for name, key in (("lr", "initial_lr" if "initial_lr" in group else "lr"), ("weight_decay", "weight_decay")):
+            if key not in group or group[key] == mine[key]:
+                continue
+            changed = True
+            if args.reset_lr:
+                log.say(f"--reset_lr: {name} {mine[key]:g} instead of {group[key]:g} from here on")
+                group[key] = mine[key]
+            else:
+                log.say(f"note: {name} stays {group[key]:g}; --reset_lr takes {mine[key]:g}")
+    if not (args.reset_lr and changed):
+        return
+    if not hasattr(state.scheduler, "set_step"):
+        raise ValueError(f"--reset_lr needs a scheduler that follows the step, e.g. anneal, not {args.scheduler}")
+    state.scheduler.base_lrs = [group["initial_lr"] for group in state.optimizer.param_groups]
+    state.scheduler.set_step(state.scheduler.last_epoch)
 
 
 def end(state: State, args, started: float, status: str, metrics: dict[str, float], error: str | None = None):

@@ -36,6 +36,8 @@ class State:
     ema_warm_up: bool = True
     # what a checkpoint says of itself: {"class", "kwargs", "meta"}, plain data
     card: dict = field(default_factory=dict)
+    # {prefix: object}: running figures, as diffusion.objective.TimeBuckets; logged at every interval and stored
+    trackers: dict = field(default_factory=dict)
     step: int = 0
     epoch: int = 1
     batch: int = 0
@@ -59,6 +61,7 @@ class State:
             "scheduler": None if self.scheduler is None else plain(self.scheduler.state_dict()),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
             "ema": self.ema,
+            "trackers": {prefix: tracker.state_dict() for prefix, tracker in self.trackers.items()},
             "counters": {name: getattr(self, name) for name in self.COUNTERS},
             "world_size": distributed.world_size(),
             "rng": distributed.gather_objects(rng_state(self.device)),
@@ -81,8 +84,12 @@ class State:
         if self.scaler is not None and training["scaler"] is not None:
             self.scaler.load_state_dict(training["scaler"])
         for rate, averaged in self.ema.items():
-            for name, tensor in training["ema"].get(rate, {}).items():
+            # an average that the run did not have begins at its weights as they are
+            for name, tensor in training["ema"].get(rate, self.module.state_dict()).items():
                 averaged[name].copy_(tensor)
+        for prefix, stored in training.get("trackers", {}).items():
+            if prefix in self.trackers:
+                self.trackers[prefix].load_state_dict(stored)
         if distributed.rank() < len(training["rng"]):
             set_rng_state(training["rng"][distributed.rank()], self.device)
         else:
