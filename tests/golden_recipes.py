@@ -101,7 +101,7 @@ def _noise_wavs(name, steps, shape, scale, scale_step, write_scale, read_scale, 
     """Return the 16-bit samples of files; what they are read back as is the reader's business."""
     assert read_scale == 32768 and sample_rate == 16000, f"files of {sample_rate} Hz divided by {read_scale}"
     waves = [noise(name.replace("{step}", str(i)), shape, scale + i * scale_step) for i in range(steps)]
-    return [np.rint(wave * write_scale).astype(np.int64).astype(np.int16) for wave in waves]
+    return [np.rint(np.clip(wave, -1, 1) * write_scale).astype(np.int16) for wave in waves]
 
 
 def _tree(tree, unit):
