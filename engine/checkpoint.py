@@ -2,6 +2,7 @@
 Entry points: write, read, weights_of (any layout), load_weights (into a module), newest and save_run (a run folder).
 """
 
+import hashlib
 import os
 import pickle
 import re
@@ -101,6 +102,12 @@ def read(path: str | Path):
     except Exception as error:  # the readers of zip, pickle and safetensors raise all kinds on damaged bytes
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path}: damaged or not a checkpoint ({reason[:200]})") from None
+
+
+def file_hash(path: str | Path) -> str:
+    """Return the first 12 hexadecimal digits of the SHA-256 sum of a file, by which results name their checkpoint."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
 def weights_of(payload, path: str | Path = "checkpoint") -> tuple[dict[str, torch.Tensor], dict]:
