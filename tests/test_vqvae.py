@@ -8,7 +8,8 @@ from golden_recipes import golden_dir
 
 from audio.companding import mu_law
 from diffusion import objective
-from engine import registry
+from DiffusionNet import load_network
+from engine import checkpoint
 from models.blocks import labels, vq
 from models.blocks.wave_encoders import ENCODERS, make_encoder
 from models.EncoderPredictor import MainModel as EncoderPredictor
@@ -223,24 +224,30 @@ def test_labels_of_a_network_without_any():
         {"pred_name": "wavegrad", "enc_name": "conv-mfcc-ulaw-v2"},
     ],
 )
-def test_original_layout_of_the_vqvae(options):
-    network = VQVAE(**SMALL | options)
-    written = network.to_original()
-    kwargs, weights = VQVAE.from_foreign(written["state_dict"], written["kwargs"])
-    again = VQVAE(**kwargs)
-    assert again.load_state_dict(weights) and again.to_original()["kwargs"] == written["kwargs"]
+def test_original_layout_of_the_vqvae(options, tmp_path):
+    network = VQVAE(**SMALL | options).eval()
+    written = network.to_original("cos")
+    checkpoint.write(tmp_path / "model.pt", written)
+    again, card = load_network(tmp_path / "model.pt", "vqvae")
+    given = network.example(1)
+    with torch.no_grad():
+        assert torch.equal(again(**given).prediction, network(**given).prediction)
+    assert card["meta"]["schedule"] == "cos" and again.to_original("cos")["kwargs"] == written["kwargs"]
     assert VQVAE.from_foreign(written["state_dict"]) is None  # the weights do not say which encoder it is
-    for other in ("UNet", "WaveGrad", "EncoderPredictor"):
-        assert registry.load("models", other).from_foreign(written["state_dict"], written["kwargs"]) is None
+    for task in ("diffusion", "encoder_predictor", "classifier"):
+        with pytest.raises(ValueError, match=f"is no network for the task {task}"):
+            load_network(tmp_path / "model.pt", task)
 
 
-def test_original_layout_of_the_encoder_predictor():
+def test_original_layout_of_the_encoder_predictor(tmp_path):
     network = EncoderPredictor(4, 320, 8, 8)
-    written = network.to_original()
-    kwargs, weights = EncoderPredictor.from_foreign(written["state_dict"], written["kwargs"])
-    assert kwargs == written["kwargs"] and EncoderPredictor(**kwargs).load_state_dict(weights)
-    for other in ("UNet", "WaveGrad", "VQVAE"):
-        assert registry.load("models", other).from_foreign(written["state_dict"], written["kwargs"]) is None
+    checkpoint.write(tmp_path / "model.pt", network.to_original())
+    again, _ = load_network(tmp_path / "model.pt", "encoder_predictor")
+    assert again.to_original()["kwargs"] == network.to_original()["kwargs"]
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), network.parameters()))
+    for task in ("diffusion", "vqvae"):
+        with pytest.raises(ValueError, match=f"is no network for the task {task}"):
+            load_network(tmp_path / "model.pt", task)
 
 
 CONTRACTS = sorted(
