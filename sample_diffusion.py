@@ -127,7 +127,7 @@ def sample(args):
     say = print if distributed.is_main() else lambda line: None
     net, card = DiffusionNet.load(args.checkpoint_path, device, args.ema, args.noise_schedule)
     meta = card["meta"]
-    args.encoding = agreed(args.encoding, meta["encoding"], args.checkpoint_path) or "linear"
+    args.encoding = DiffusionNet.encoding_of(card, args.encoding, args.checkpoint_path)
     length = args.length or meta["window"]
     with named("--length", args.length is not None):
         check_length(length, net.rate)
@@ -137,7 +137,7 @@ def sample(args):
             args.classifier_path, "classifier", device, args.classifier_ema
         )
         classifier.requires_grad_(False).checkpoint_activations = args.grad_checkpoint
-        agreed(args.encoding, classifier_card["meta"].get("encoding"), args.classifier_path)
+        DiffusionNet.encoding_of(classifier_card, args.encoding, args.classifier_path)
     wanted = SampleConditions.conditions(args, net, card, classifier and (classifier, classifier_card))
     options = describe(args, meta, length, wanted)
     say(f"{args.checkpoint_path}: {options['model']}; {wanted.describe()}")
@@ -262,17 +262,6 @@ def finish(args, paths: list[Path]):
         sheet = Path(args.sample_path).with_suffix(".png")
         spectrogram_sheet(sheet, [read_wave(path) for path in shown], [path.stem for path in shown])
         print(f"spectrograms: {sheet}")
-
-
-def agreed(given: str | None, stated: str | None, path: str) -> str | None:
-    """Return the encoding that the flag or the model says.
-
-    Raises:
-        ValueError: they differ.
-    """
-    if given and stated and given != stated:
-        raise ValueError(f"{path} was trained on {stated} samples, not {given}: leave --encoding out")
-    return given or stated
 
 
 @contextlib.contextmanager

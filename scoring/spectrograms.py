@@ -18,9 +18,8 @@ def log_power(wave: np.ndarray, rate: int = 16000) -> np.ndarray:
     wave = np.pad(np.asarray(wave, np.float32), (0, max(0, size - len(wave))))
     frames = np.lib.stride_tricks.sliding_window_view(wave, size)[::hop]
     power = np.abs(np.fft.rfft(frames * np.hanning(size).astype(np.float32), axis=1)).T ** 2
-    # silence is drawn as such, not as the logarithm of 0
-    floor = max(float(power.max()) * 10 ** (-RANGE_DB / 10), 1e-20)
-    return 10 * np.log10(np.maximum(power, floor) / max(float(power.max()), 1e-20))
+    loudest = max(float(power.max()), 1e-12)  # digital silence is drawn as silence
+    return 10 * np.log10(np.maximum(power, loudest * 10 ** (-RANGE_DB / 10)) / loudest)
 
 
 def spectrogram_sheet(path, waves: list[np.ndarray], titles: list[str], rate: int = 16000) -> None:
