@@ -275,9 +275,8 @@ def verify(args, paths: list[str], intended: tuple, device: torch.device) -> dic
             interval = intervals.bootstrap_interval(*trials, replicates=args.bootstrap, seed=args.seed)
             entries[f"eer_{key}_interval"] = [float(interval.low), float(interval.high)]
             span = f" (95 % interval {interval.low:.2f} to {interval.high:.2f}, {interval})"
-        print(
-            f"verifier EER: {eer:.2f} %{span}, {what} against {len(real_paths)} real utterances of {len(names)} speakers"
-        )
+        against = f"{what} against {len(real_paths)} real utterances of {len(names)} speakers"
+        print(f"verifier EER: {eer:.2f} %{span}, {against}")
     return entries
 
 
