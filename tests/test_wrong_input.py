@@ -41,6 +41,7 @@ for part in (
     "_explain",
     "_sweep",
     "_attributes",
+    "_stats",
 ):
     for title, cases in importlib.import_module(f"wrong_cases{part}").CASES.items():
         CASES.setdefault(title, []).extend(cases)
