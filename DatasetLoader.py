@@ -295,6 +295,19 @@ def eval_loader(
     return DataLoader(dataset, batch_size=size, shuffle=False, **worker_settings(min(workers, len(paths)), keep=False))
 
 
+class Batches(Dataset):
+    """Batches of waves (batch, samples) float32: item i stacks what read(number) returns of the numbers batches[i]."""
+
+    def __init__(self, read, batches: list[list[int]]):
+        self.read, self.batches = read, batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, index):
+        return torch.stack([torch.as_tensor(self.read(number)) for number in self.batches[index]])
+
+
 def batch_loader(dataset: Dataset, workers: int) -> DataLoader:
     """Return a loader of a dataset whose items are whole batches, in their order."""
     return DataLoader(

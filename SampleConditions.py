@@ -1,5 +1,5 @@
 """What each generated sample is to be: its speaker by label or name, and its vector of voice, drawn or given once.
-Entry points: add_arguments, check, conditions(args, net, card, classifier), which returns Wanted.
+Entry points: add_arguments, check, conditions(args, net, card, classifier), which returns Wanted; read_tables.
 """
 
 import hashlib
@@ -283,3 +283,31 @@ def condition_table(path: str) -> tuple[list[str], np.ndarray]:
             raise error from None
         vectors = table.bits.astype(np.float32)
     return [name.decode() for name in table.names], vectors
+
+
+def read_tables(paths: list[str]):
+    """Return the function of names that gives their vectors (names, dim) as they stand in tables; None without any.
+
+    Raises:
+        FileNotFoundError, ValueError: no such table, or tables of different sizes; later: a name that is in none.
+    """
+    if not paths:
+        return None
+    rows, size = {}, None
+    for path in paths:
+        found, vectors = condition_table(path)
+        if size not in (None, vectors.shape[1]):
+            raise ValueError(f"--cond_embeddings {path}: vectors of {vectors.shape[1]} numbers, {paths[0]} of {size}")
+        size = vectors.shape[1]
+        rows.update(zip(found, vectors))
+
+    def vectors_of(wanted):
+        absent = [name for name in wanted if name not in rows]
+        if absent:
+            raise ValueError(
+                f"--cond_embeddings: no vector of {absent[0]} (of {len(absent)} of {len(wanted)} utterances); names in "
+                f"the tables are as {next(iter(rows))}"
+            )
+        return torch.from_numpy(np.stack([rows[name] for name in wanted]))
+
+    return vectors_of

@@ -14,7 +14,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in trainSpeakerNet.py
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
 import DatasetLoader
@@ -79,8 +78,7 @@ def make_flags():
     parser.add_argument(
         "--nDataLoaderThread", type=int, default=DatasetLoader.default_workers(), help="loader processes"
     )
-    parser.add_argument("--device", default="", help="cuda, cuda:1 or cpu (default: cuda where available, else cpu)")
-    parser.add_argument("--gpu_id", type=int, default=0, help="device number")
+    distributed.add_arguments(parser)
     return parser
 
 
@@ -104,23 +102,10 @@ def main(argv=None):
             raise ValueError(f"--{name} needs --verifier")
     if args.data_dir and args.seconds == 0:
         raise ValueError("--seconds 0: windows of --data_dir have a length")
-    judge(args)
+    return distributed.launch(judge, args)
 
 
 # ---------------------------------------------------------------- what is judged
-
-
-class Batches(Dataset):
-    """Batches of waves (batch, samples) float32: batch i is what `read` returns of each of the numbers batches[i]."""
-
-    def __init__(self, read, batches: list[list[int]]):
-        self.read, self.batches = read, batches
-
-    def __len__(self):
-        return len(self.batches)
-
-    def __getitem__(self, index):
-        return torch.stack([torch.as_tensor(self.read(number)) for number in self.batches[index]])
 
 
 def find_samples(args) -> list[str]:
@@ -142,7 +127,7 @@ def find_samples(args) -> list[str]:
     return [str(folder / names[i]) for i in evenly(len(names), args.num_samples or 0)]
 
 
-def sample_batches(paths: list[str], args, rate: int, encoding: str) -> Batches:
+def sample_batches(paths: list[str], args, rate: int, encoding: str) -> DatasetLoader.Batches:
     """Return batches of samples of one length, longer ones cut, shorter ones padded; of --seconds 0, of equal ones."""
     samples = round(args.seconds * SAMPLE_RATE)
 
@@ -154,47 +139,50 @@ def sample_batches(paths: list[str], args, rate: int, encoding: str) -> Batches:
     for number, path in enumerate(paths):
         groups.setdefault(samples or len(read_wave(path)), []).append(number)
     size = args.batch_size
-    return Batches(read, [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)])
+    return DatasetLoader.Batches(
+        read, [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
+    )
 
 
-def window_batches(args, encoding: str) -> Batches:
+def window_batches(args, encoding: str, say) -> DatasetLoader.Batches:
     """Return batches of windows of --data_dir, evenly spaced."""
-    data = DatasetLoader.wave_windows(args.data_dir, args.seconds, args.spacing_seconds, encoding, args.data_path)
+    data = DatasetLoader.wave_windows(args.data_dir, args.seconds, args.spacing_seconds, encoding, args.data_path, say)
     count = args.num_samples or min(MOST_WINDOWS, len(data))
     if len(data) < count:
         raise ValueError(f"--num_samples {count}: there are {len(data)} windows; give a smaller --spacing_seconds")
     numbers = list(evenly(len(data), count))
-    print(f"{count} of {len(data)} windows, evenly spaced")
+    say(f"{count} of {len(data)} windows, evenly spaced")
     batches = [numbers[i : i + args.batch_size] for i in range(0, count, args.batch_size)]
-    return Batches(lambda number: data[number]["samples"], batches)
+    return DatasetLoader.Batches(lambda number: data[number]["samples"], batches)
 
 
 # ---------------------------------------------------------------- judging
 
 
 def judge(args):
-    """Judge samples or windows, and write their statistics."""
+    """Judge samples or windows as one process or one rank of several; rank 0 writes their statistics."""
     device = distributed.device_of(args)
+    say = print if distributed.is_main() else lambda line: None
     paths = find_samples(args) if args.sample_dir else []
     intended = intended_speakers(args, paths) if args.verifier else None
     network, card = DiffusionNet.load_network(args.checkpoint_path, "classifier", device, args.ema)
     encoding = DiffusionNet.encoding_of(card, args.encoding, args.checkpoint_path)
     if 0 < args.seconds * SAMPLE_RATE < network.rate:
         raise ValueError(f"--seconds {args.seconds:g}: the classifier needs at least {network.rate / SAMPLE_RATE:g}")
-    batches = sample_batches(paths, args, network.rate, encoding) if paths else window_batches(args, encoding)
-    features, log_probs = classify(network, batches, args.nDataLoaderThread, device)
-    order = np.argsort(np.concatenate(batches.batches))
-    source = args.sample_dir or " ".join(args.data_dir)
+    batches = sample_batches(paths, args, network.rate, encoding) if paths else window_batches(args, encoding, say)
+    features, log_probs = classify(network, batches, args, device)
+    verified = verify(args, paths, intended, device, say) if intended else {}
+    if not distributed.is_main():
+        return
     meta = {
         "checkpoint": Path(args.checkpoint_path).name, "sha256": checkpoint.file_hash(args.checkpoint_path),
-        "ema": args.ema, "class": card["class"], "source": source, "seconds": args.seconds, "encoding": encoding,
+        "ema": args.ema, "class": card["class"], "source": args.sample_dir or " ".join(args.data_dir),
+        "seconds": args.seconds, "encoding": encoding, "mixedprec": args.mixedprec, **verified,
     }  # fmt: skip
     score = class_score_measured(log_probs, args.bootstrap, args.seed)
     span = f" (95 % interval {score.interval[0]:.4g} to {score.interval[1]:.4g})" if score.interval else ""
     print(f"classifier score: {score.value:.6g}{span}, {len(features)} samples, {log_probs.shape[1]} classes")
-    if intended is not None:
-        meta["verifier"] = verify(args, paths, intended, device)
-    found = gather(features[order], log_probs[order], meta)
+    found = gather(features, log_probs, meta)
     found.path = args.output_path
     for line in cautions(found):
         print(line)
@@ -203,24 +191,33 @@ def judge(args):
 
 
 @torch.inference_mode()
-def classify(network, batches: Batches, workers: int, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
-    """Return features (samples, dim) and log-probabilities (samples, classes) of clean waves, in the batches' order.
+def classify(network, batches, args, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+    """Return features (samples, dim) and log-probabilities (samples, classes) of clean waves in the order of their
+    numbers, on every rank, of which each does a share.
 
     Raises:
         ValueError: some are not finite.
     """
+    rank, world = distributed.rank(), distributed.world_size()
+    own = DatasetLoader.Batches(batches.read, batches.batches[rank::world])
     found = []
-    total = sum(map(len, batches.batches))
-    with tqdm(total=total, desc="samples", unit="sample", disable=None, leave=False) as progress:
-        for wave in DatasetLoader.batch_loader(batches, workers):
+    total = sum(map(len, own.batches))
+    with tqdm(total=total, desc="samples", unit="sample", disable=True if rank else None, leave=False) as progress:
+        for wave in DatasetLoader.batch_loader(own, args.nDataLoaderThread) if own.batches else ():
             wave = wave.to(device, non_blocking=True)[:, None]
-            features = network.features(wave, wave.new_zeros(len(wave)))
-            found.append((features, network.out(features).double().log_softmax(1)))
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=args.mixedprec):
+                features = network.features(wave, wave.new_zeros(len(wave)))
+                logits = network.out(features)
+            found.append((features.float(), logits.double().log_softmax(1)))
             progress.update(len(wave))
-    features, log_probs = (torch.cat(part).cpu().numpy() for part in zip(*found))
+    parts = [torch.cat(part).cpu().numpy() for part in zip(*found)]
+    gathered = [part for part in distributed.gather_objects(parts) if part]
+    features, log_probs = (np.concatenate(part) for part in zip(*gathered))
     if not (np.isfinite(features).all() and np.isfinite(log_probs).all()):
         raise ValueError("the classifier's numbers are not finite: take an earlier checkpoint")
-    return features, log_probs
+    numbers = [number for r in range(world) for batch in batches.batches[r::world] for number in batch]
+    order = np.argsort(numbers)
+    return features[order], log_probs[order]
 
 
 # ---------------------------------------------------------------- the intended speaker
@@ -251,8 +248,8 @@ def intended_speakers(args, paths: list[str]) -> tuple:
     return intended, [join(prefix, real.audio[row]) for row in kept], [real.speakers[row] for row in kept]
 
 
-def verify(args, paths: list[str], intended: tuple, device: torch.device) -> dict:
-    """Print and return how well a verification network tells the intended speaker of samples from the others."""
+def verify(args, paths: list[str], intended: tuple, device: torch.device, say) -> dict:
+    """Say how well a verification network tells the intended speaker of samples from the others; return the figures."""
     wanted, real_paths, real_speakers = intended
     names, speakers = np.unique(real_speakers, return_inverse=True)
     net = SpeakerNet.load(args.verifier, device)
@@ -261,22 +258,24 @@ def verify(args, paths: list[str], intended: tuple, device: torch.device) -> dic
         SpeakerNet.file_means(SpeakerNet.embed_files(net, files, args, device, (args.eval_frames, 1))).numpy()
         for files in (paths, real_paths)
     )
-    of_samples = intended_speaker.sample_trials(samples, np.searchsorted(names, wanted), real, speakers)
-    entries = {"verifier": Path(args.verifier).name, "sha256": checkpoint.file_hash(args.verifier)}
+    entries = {"verifier": Path(args.verifier).name, "verifier_sha256": checkpoint.file_hash(args.verifier)}
     for key, what, trials in (
-        ("generated", f"{len(paths)} samples", of_samples),
-        ("real", "real utterances themselves", intended_speaker.real_trials(real, speakers)),
+        (
+            "eer_generated",
+            f"{len(paths)} samples",
+            intended_speaker.sample_trials(samples, np.searchsorted(names, wanted), real, speakers),
+        ),
+        ("eer_real", "real utterances themselves", intended_speaker.real_trials(real, speakers)),
     ):
-        if len(set(trials.labels.tolist())) < 2:
-            continue  # a single utterance of each speaker
-        eer = metrics.eer(trials.scores, trials.labels)[0]
-        entries[f"eer_{key}"], span = float(eer), ""
+        if not distributed.is_main() or len(set(trials.labels.tolist())) < 2:  # a single utterance of each speaker
+            continue
+        entries[key], span = float(metrics.eer(trials.scores, trials.labels)[0]), ""
         if args.bootstrap:
             interval = intervals.bootstrap_interval(*trials, replicates=args.bootstrap, seed=args.seed)
-            entries[f"eer_{key}_interval"] = [float(interval.low), float(interval.high)]
+            entries[f"{key}_interval"] = [float(interval.low), float(interval.high)]
             span = f" (95 % interval {interval.low:.2f} to {interval.high:.2f}, {interval})"
         against = f"{what} against {len(real_paths)} real utterances of {len(names)} speakers"
-        print(f"verifier EER: {eer:.2f} %{span}, {against}")
+        say(f"verifier EER: {entries[key]:.2f} %{span}, {against}")
     return entries
 
 

@@ -1,5 +1,5 @@
 """How much signal is left at a time of the diffusion process, and the times that a sampler visits.
-Entry points: SCHEDULES, alpha_bar, time_grid.
+Entry points: SCHEDULES, alpha_bar, time_grid, time_of.
 
 Time runs from 0 (clean) to 1 (noise). alpha_bar is the variance of the signal, 1 - alpha_bar that of the noise.
 """
@@ -94,6 +94,13 @@ def time_grid(
     return first * s ** {"linear": 1.0, "square": 2.0}.get(time_map, time_map)
 
 
+def time_of(log_snr: torch.Tensor, schedule: str) -> torch.Tensor:
+    """Return the times at which ln(a / (1 - a)), the log signal-to-noise ratio, is `log_snr`."""
+    if check_schedule(schedule) == "cos":
+        return 2 / math.pi * torch.atan(torch.exp(-log_snr / 2))
+    return torch.sqrt(torch.nn.functional.softplus(-log_snr) / -math.log(ALPHA_FINAL))
+
+
 def _equal_log_snr(steps, schedule, first, last):
     if not 0 < last < first:
         raise ValueError(f"last time {last}: between 0 and the first time, {first}")
@@ -101,9 +108,6 @@ def _equal_log_snr(steps, schedule, first, last):
     signal = alpha_bar(schedule, torch.tensor([first, last], dtype=torch.float64))
     high, low = (0.5 * torch.logit(signal)).tolist()
     log_ratio = torch.linspace(high, low, steps, dtype=torch.float64)
-    if schedule == "cos":
-        times = 2 / math.pi * torch.atan(torch.exp(-log_ratio))
-    else:
-        times = torch.sqrt(torch.nn.functional.softplus(-2 * log_ratio) / -math.log(ALPHA_FINAL))
+    times = time_of(2 * log_ratio, schedule)
     times[0] = first
     return torch.cat([times, times.new_zeros(1)])
