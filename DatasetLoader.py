@@ -334,9 +334,10 @@ def wave_windows(
         FileNotFoundError, ValueError: see audio.wave_sources.find_recordings.
     """
     if data in ("tones", ["tones"]):
-        return Tones(encoding, int(16000 * window_seconds))
-    recordings = find_recordings(data, prefix)
-    dataset = WindowDataset(recordings, Windows(recordings.seconds, window_seconds, spacing_seconds), encoding)
+        dataset = Tones(encoding, int(16000 * window_seconds))
+    else:
+        recordings = find_recordings(data, prefix)
+        dataset = WindowDataset(recordings, Windows(recordings.seconds, window_seconds, spacing_seconds), encoding)
     for line in (dataset.describe(), *dataset.notes):
         say(line)
     return dataset
