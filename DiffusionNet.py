@@ -27,14 +27,27 @@ class DiffusionNet(nn.Module):
         target: what the network predicts, eps, v or x0.
         cond_dropout: share of the conditions left out in training. Where above 0, label 0 of the network is "no
             label", the speakers' labels are one higher, and a vector of zeros is "no vector".
+        cond: what vectors lose before the network sees them, {"mean": (dim,), "scale": number}, as plain data.
     """
 
-    def __init__(self, network: nn.Module, schedule: str = "exp", target: str = "eps", cond_dropout: float = 0.0):
+    def __init__(
+        self,
+        network: nn.Module,
+        schedule: str = "exp",
+        target: str = "eps",
+        cond_dropout: float = 0.0,
+        cond: dict | None = None,
+    ):
         super().__init__()
         self.predictor = network
         self.schedule = schedules.check_schedule(schedule)
         self.target = objective.check_target(target)
         self.cond_dropout = cond_dropout
+        mean, scale = ([0.0], 1.0) if cond is None else (cond["mean"], cond["scale"])
+        if len(mean) not in (1, self.cond_dim):
+            raise ValueError(f"a mean of {len(mean)} numbers for vectors of {self.cond_dim}")
+        self.register_buffer("cond_mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
+        self.cond_scale = float(scale)
 
     @property
     def rate(self) -> int:
@@ -57,9 +70,10 @@ class DiffusionNet(nn.Module):
 
         Args:
             x0: clean waves (batch, samples); eps: N(0, 1) of their shape; t: times (batch,) of U(0, 1).
-            label: speakers (batch,), counted from 0; vector: (batch, cond_dim).
+            label: speakers (batch,), counted from 0; vector: (batch, cond_dim), as it stands in its table.
             u: (batch, 2) of U(0, 1), which decide by --cond_dropout where label and vector are left out.
         """
+        vector = None if vector is None else self.standard(vector)
         if self.cond_dropout > 0:
             if label is not None:
                 label = guidance.drop_labels(label, u[:, 0], self.cond_dropout)
@@ -69,6 +83,10 @@ class DiffusionNet(nn.Module):
         return objective.losses(
             lambda x, times: self.predictor(x, times, **given), x0[:, None], t, eps[:, None], self.schedule, self.target
         )
+
+    def standard(self, vector):
+        """Return vectors (batch, cond_dim) about zero and of about unit variance, as strong as a label."""
+        return (vector - self.cond_mean) / self.cond_scale
 
 
 def present(**conditions) -> dict:
@@ -90,7 +108,7 @@ def predict(
 
     Args:
         label: speakers (batch,), counted from 0. A network trained with --cond_dropout can do without.
-        vector: (batch, cond_dim), likewise.
+        vector: (batch, cond_dim), as it stands in its table, likewise.
         label_scale, vector_scale: weights of classifier-free guidance, which needs --cond_dropout (Ho and Salimans
             2207.12598): 0 is none, 1 goes twice as far from the answer without the condition.
 
@@ -153,7 +171,7 @@ def _checked(net, name, value):
     if name == "vector":
         if value.dim() != 2 or value.shape[1] != size or not value.isfinite().all():
             raise ValueError(f"vectors {tuple(value.shape)}: this network takes {size} finite numbers for each sample")
-        return value.float().to(device)
+        return net.standard(value.float().to(device))
     wrong = value[(value < 0) | (value >= size)]
     if len(wrong):
         raise ValueError(f"label {int(wrong[0])}: this network has the labels 0 to {size - 1}")
@@ -175,6 +193,19 @@ def speaker_label(card: dict, net: DiffusionNet, word: str) -> int:
     raise ValueError(f"no speaker {word!r}{nearest(word, names)}: labels 0 to {(net.speakers or 0) - 1}, {known}")
 
 
+def encoding_of(card: dict, given: str | None, path: str | Path) -> str:
+    """Return the encoding of the samples that a network of any task is used on: what its file says, else the flag.
+
+    Raises:
+        ValueError: they differ.
+    """
+    meta = card["meta"]
+    stated = meta.get("encoding") if "encoding" not in meta.get("assumed", ()) else None
+    if given and stated and given != stated:
+        raise ValueError(f"{path} was trained on {stated} samples, not {given}: leave --encoding out")
+    return given or stated or "linear"
+
+
 # ---------------------------------------------------------------- files
 
 
@@ -184,7 +215,8 @@ def load(
     """Return the network of a checkpoint or of a file in the original layout, in evaluation mode, and its card.
 
     The card is {"class", "kwargs", "meta"}; its meta holds schedule, target, encoding, sample_rate (Hz), window
-    (samples), speakers (names by label, None where unknown), cond (what the vectors are, or None) and cond_dropout.
+    (samples), speakers (names by label, None where unknown), cond (what the vectors are, or None), cond_dropout and, of
+    the original layout, assumed: which of these the file does not say.
 
     Args:
         ema: as in load_network.
@@ -203,7 +235,7 @@ def load(
     card["meta"]["schedule"] = stated or schedule
     try:
         meta = card["meta"]
-        net = DiffusionNet(network, meta["schedule"], meta["target"], float(meta["cond_dropout"]))
+        net = DiffusionNet(network, meta["schedule"], meta["target"], float(meta["cond_dropout"]), meta["cond"])
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} cannot be rebuilt from what it says of itself: {error}") from None
     return net.to(device).eval(), card
@@ -283,27 +315,20 @@ def _recognise(payload, weights, task, path):
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} cannot be rebuilt from what it says of itself: {error}") from None
     schedule = {"schedule": stated["schedule_name"]} if "schedule_name" in stated else {}
-    meta = {**ORIGINAL, "speakers": None, "cond": None, **schedule, **meta}
+    assumed = {"assumed": sorted(ORIGINAL.keys() - meta.keys())}
+    meta = {**ORIGINAL, **assumed, "speakers": None, "cond": None, **schedule, **meta}
     return network, weights, {"class": f"models.{name}", "kwargs": kwargs, "meta": meta}
 
 
-def original_payload(net: DiffusionNet, meta: dict | None = None, weights: dict | None = None) -> dict:
+def original_payload(net: DiffusionNet, meta: dict | None = None) -> dict:
     """Return what a file of `net` in the original layout holds, with our `meta` as one more key.
-
-    Args:
-        weights: others of the same names, an average.
 
     Raises:
         ValueError: the layout has no words for this network.
     """
     if net.target != "eps":
-        raise ValueError(
-            f"the original layout knows only networks that predict the noise, this one predicts {net.target}"
-        )
-    payload = net.predictor.to_original(net.schedule)
-    if weights is not None:
-        payload["state_dict"] = {name: weights[name].detach().cpu().contiguous() for name in payload["state_dict"]}
-    return {**payload, "meta": dict(meta)} if meta else payload
+        raise ValueError(f"the original layout knows only networks of target eps, this one is of {net.target}")
+    return {**net.predictor.to_original(net.schedule), **({"meta": dict(meta)} if meta else {})}
 
 
 def save_original(path: str | Path, net: DiffusionNet, meta: dict | None = None):

@@ -25,12 +25,14 @@ def tone(item: int, samples: int = SAMPLES) -> np.ndarray:
 
 
 class Tones(Dataset):
-    """`length` items {"label": item mod 3, "samples": (samples,) float32, "utterance": item}."""
+    """`length` items {"label": item mod 3, "samples": (samples,) float32, "utterance": place}; or those of `items`."""
 
-    def __init__(self, encoding: str = "linear", samples: int = SAMPLES, length: int = ITEMS):
-        self.encoding, self.samples, self.length = encoding, samples, length
+    def __init__(self, encoding: str = "linear", samples: int = SAMPLES, length: int = ITEMS, items=None):
+        self.encoding, self.samples = encoding, samples
+        self.items = np.arange(length) if items is None else np.asarray(items)
+        self.length = length = len(self.items)
         self.speakers = [f"{hz}Hz" for hz in FREQUENCIES_HZ]
-        self.labels = np.arange(length) % len(self.speakers)
+        self.labels = self.items % len(self.speakers)
         self.utterances, self.bad, self.notes = length, [], []
 
     def __len__(self):
@@ -39,7 +41,7 @@ class Tones(Dataset):
     def __getitem__(self, index: int) -> dict:
         if not 0 <= index < self.length:
             raise IndexError(index)
-        samples = torch.from_numpy(encode(tone(index, self.samples), self.encoding))
+        samples = torch.from_numpy(encode(tone(int(self.items[index]), self.samples), self.encoding))
         return {"label": int(self.labels[index]), "samples": samples, "utterance": index}
 
     def __getitems__(self, indices: list[int]) -> dict:
@@ -51,6 +53,10 @@ class Tones(Dataset):
             "utterance": torch.tensor([item["utterance"] for item in items]),
             "bad": [],
         }
+
+    def names(self) -> list[str]:
+        """Return the name of each utterance."""
+        return [f"{self.speakers[label]}/{item}" for label, item in zip(self.labels, self.items)]
 
     def describe(self) -> str:
         """Return one line: items, speakers, length."""

@@ -5,7 +5,7 @@ Entry point: find_recordings(data, prefix).
 import hashlib
 import os
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -152,6 +152,13 @@ def _listed(name, root, paths, speakers, notes):
     return TrainList(name, root, Names.of(paths), labels, distinct, digest, list(notes))
 
 
+def take(found: Recordings, rows: np.ndarray) -> Recordings:
+    """Return the recordings of `rows`; their labels stay."""
+    listed = found.list
+    paths = Names(listed.paths.buffer, listed.paths.starts[rows], listed.paths.ends[rows])
+    return Recordings(replace(listed, paths=paths, labels=listed.labels[rows]), found.seconds[rows], found.bad)
+
+
 def _readable(found):
     """Return recordings without those that cannot be read, which are counted in the notes."""
     listed, keep = found.list, np.flatnonzero(~np.isnan(found.seconds))
@@ -166,9 +173,7 @@ def _readable(found):
         + (f" ({silent} speakers have none left)" if silent else "")
         + f", e.g. {example}"
     )
-    paths = Names(listed.paths.buffer, listed.paths.starts[keep], listed.paths.ends[keep])
-    listed.paths, listed.labels = paths, listed.labels[keep]
-    return Recordings(listed, found.seconds[keep], found.bad)
+    return take(found, keep)
 
 
 def _together(found):

@@ -1,5 +1,5 @@
 """Windows of recordings as a dataset, each read by a seek: what waveform networks are trained and judged on.
-Entry points: WindowDataset, WindowSampler (what the loader's batch_sampler is).
+Entry points: WindowDataset, WindowSampler (what the loader's batch_sampler is), held_out.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,8 @@ from torch.utils.data import Dataset
 from audio.companding import encode
 from audio.io import SAMPLE_RATE, AudioFile
 from audio.samplers import shuffled_batches
-from audio.wave_sources import Recordings
+from audio.tones import Tones
+from audio.wave_sources import Recordings, take
 from audio.windows import Windows
 
 # so many recordings in a row that cannot be read are a folder that went away, not single damaged files
@@ -41,6 +42,11 @@ class WindowDataset(Dataset):
     def labels(self) -> np.ndarray:
         """The label of every window, (windows,) int64."""
         return np.repeat(self.recordings.list.labels, self.windows.counts)
+
+    def names(self) -> list[str]:
+        """Return the name of each utterance, its path as the source has it."""
+        paths = self.recordings.list.paths
+        return [paths[row] for row in range(len(paths))]
 
     def describe(self) -> str:
         """Return one line: source, windows, speakers."""
@@ -137,3 +143,29 @@ class WindowSampler:
     def __iter__(self) -> Iterator[list[int]]:
         for batch in self.batches[self.first_batch :]:
             yield batch.tolist()
+
+
+def held_out(dataset: WindowDataset | Tones, share: float, seed: int) -> tuple:
+    """Return the dataset without `share` of its utterances, drawn at random, and these; every speaker keeps one.
+
+    Raises:
+        ValueError: the share is of no utterance.
+    """
+    order = np.random.default_rng([seed, 0x4E1D]).permutation(dataset.utterances)
+    own = dataset.labels if isinstance(dataset, Tones) else dataset.recordings.list.labels
+    _, first = np.unique(own[order], return_index=True)
+    free = np.delete(order, first)
+    count = round(share * dataset.utterances)
+    if not 0 < count <= len(free):
+        raise ValueError(f"{share:g} of {dataset.utterances} utterances cannot be held out, a speaker keeping one each")
+    held = np.sort(free[:count])
+    rest = np.setdiff1d(np.arange(dataset.utterances), held)
+    if isinstance(dataset, Tones):
+        parts = [Tones(dataset.encoding, dataset.samples, items=dataset.items[rows]) for rows in (rest, held)]
+    else:
+        # half a sample more, so that rounding does not make it one less
+        sizes = ((size + 0.5) / SAMPLE_RATE for size in (dataset.windows.samples, dataset.windows.spacing))
+        window, spacing = sizes
+        chosen = [take(dataset.recordings, rows) for rows in (rest, held)]
+        parts = [WindowDataset(c, Windows(c.seconds, window, spacing), dataset.encoding) for c in chosen]
+    return tuple(parts)

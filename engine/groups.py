@@ -66,7 +66,7 @@ def find_parts(module: torch.nn.Module, parts: Mapping, flag: str) -> dict[str, 
     names = [name for name, _ in module.named_parameters()]
     found = {}
     for part, value in parts.items():
-        start = full_name(part)
+        start = full_name(part) if hasattr(module, "__S__") else part
         if not any(belongs(name, start) for name in names):
             known = {".".join(n.removeprefix("__S__.").split(".")[:depth]) for n in names for depth in (1, 2)}
             raise ValueError(f"{flag}: no parameter is called {part}...{nearest(part, sorted(known))}")
@@ -127,5 +127,6 @@ class Freezer:
 
 def freezer_of(module: torch.nn.Module, text: str) -> Freezer:
     """Return the Freezer of a network with its loss: what the network says itself by freezing(), and --freeze."""
-    own = module.__S__.freezing() if hasattr(module.__S__, "freezing") else {}
+    network = getattr(module, "__S__", module)
+    own = network.freezing() if hasattr(network, "freezing") else {}
     return Freezer(module, find_parts(module, {**own, **parse_parts(text, "--freeze")}, "--freeze"))

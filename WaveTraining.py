@@ -1,0 +1,232 @@
+"""What the trainers of waveform networks share beside the windows: flags, checks, the run from its start to its files.
+Entry points: add_arguments, chosen_classes, check, describe, prepare, start_from, fit, track, original_payload.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+import WaveSets
+from diffusion import schedules
+from engine import checkpoint, distributed, groups, loop, registry, run
+from engine.args import add_bool
+from engine.interruption import Interruption
+from engine.state import State
+from models.blocks.waves import check_length
+from scoring import plots
+
+SAMPLE_RATE = 16000
+RANGES = {**run.RANGES, **WaveSets.RANGES, "base_channels": (1, None)}
+# the checkpoint of a run just before its learning rate falls
+BEFORE_ANNEALING = "before_annealing.pt"
+
+# ---------------------------------------------------------------- flags
+
+
+def add_arguments(parser, task: str, model: str, save_path: str):
+    """Add the flags of data, network and loop; `model` is the network by default."""
+    WaveSets.add_arguments(parser)
+    network = parser.add_argument_group("network")
+    known = registry.names("models", task)
+    network.add_argument(
+        "--model", "--predictor", type=lambda name: {n.lower(): n for n in known}.get(name.lower(), name),
+        default=model, help=f"one of: {', '.join(known)}",
+    )  # fmt: skip
+    network.add_argument("--base_channels", type=int, default=32, help="width C of the first level")
+    network.add_argument(
+        "--schedule", choices=tuple(schedules.SCHEDULES), default="exp", help="variance of the signal over time"
+    )
+    add_bool(network, "--grad_checkpoint", help="compute activations again in the backward pass, for memory")
+    network.add_argument(
+        "--initial_model", "--pretrained_path", default="", help="take the weights it has in common with this file"
+    )
+    run.add_arguments(parser)
+    parser.set_defaults(
+        optimizer="adamw", scheduler="anneal", lr=1e-4, ema="0.9999", max_epoch=10**9, save_steps=1000,
+        test_interval=1, test_interval_steps=5000,
+    )  # fmt: skip
+    add_bool(parser, "--original_files", help="also write model.pt and model_ema_RATE.pt in the original layout")
+    parser.add_argument("--tag", default="", help="a word kept with the run, for tables of many runs")
+    add_bool(parser, "--dry_run", help="check the flags and stop")
+    parser.add_argument("--save_path", "--output_dir", default=save_path, help="run folder")
+    distributed.add_arguments(parser)
+
+
+def chosen_classes(args, task: str) -> dict:
+    """Return {"--model X": class, ...} of what the names choose."""
+    chosen = [("models", args.model, task), ("optimizer", args.optimizer, None), ("scheduler", args.scheduler, None)]
+    return {f"{registry.FLAG[folder]} {name}": registry.load(folder, name, task) for folder, name, task in chosen}
+
+
+def check(args, given: dict, task: str, options: dict):
+    """Refuse flags that lack or exclude each other, before any work.
+
+    Args:
+        given: as engine.args.parse returns it. options: {flag: value for the network}, what it is built with.
+
+    Raises:
+        ValueError: which, and what to do.
+    """
+    if not args.data_dir:
+        raise ValueError("data_dir is missing: give a folder of speakers, a list of lines `speaker file`, or tones")
+    for name, unset in (("channels_last", False), ("sync_bn", False)):
+        if getattr(args, name) != unset:
+            raise ValueError(f"--{name} does nothing for waveform networks: leave it out")
+    if args.anneal_steps and not args.max_steps:
+        raise ValueError("--anneal_steps needs --max_steps: the last steps of how many?")
+    if args.test_interval_steps == 0 and args.max_epoch >= 10**9 and not args.max_steps and args.valid_list:
+        raise ValueError("--test_interval_steps 0 needs --max_epoch or --max_steps: there would be no last evaluation")
+    if args.early_stop and not args.valid_list:
+        raise ValueError("--early_stop needs --valid_list: nothing is evaluated without")
+    classes = chosen_classes(args, task)
+    for line in registry.check_taken(given, run.CLASS_FLAGS, classes):
+        print(line)
+    cls = registry.load("models", args.model, task)
+    taken = registry.taken(cls)
+    for flag, (name, value) in options.items():
+        if value and taken is not None and name not in taken:
+            raise ValueError(f"--{flag} works with a network that has it: {args.model} has no {name}")
+    samples = int(SAMPLE_RATE * args.window_seconds)
+    with torch.device("meta"):
+        network = cls(**registry.arguments_of(cls, dict(options.values())))
+    try:
+        if task == "classifier":
+            if samples < network.rate:
+                raise ValueError(f"{samples} samples: the classifier needs at least {network.rate}")
+        else:
+            check_length(samples, network.rate)
+    except ValueError as error:
+        raise ValueError(f"--window_seconds {args.window_seconds:g} is {error}") from None
+
+
+# ---------------------------------------------------------------- the run
+
+
+def describe(network, sets: WaveSets.Sets, args, log, device):
+    """Print what is trained on what."""
+    for line in sets.notes:
+        log.line(line)
+    parameters, world = sum(p.numel() for p in network.parameters()), distributed.world_size()
+    log.line(f"{args.model}: {parameters:,} parameters, windows of {sets.train.samples} samples, {args.encoding}")
+    log.line(
+        f"global batch: {args.batch_size * world * args.accumulate} windows on {world} process(es), {device}, "
+        f"{'bfloat16 or float16' if args.mixedprec else 'float32'}; {len(sets.train.speakers)} speakers"
+    )
+    if sets.valid is None:
+        log.line("no --valid_list: no checkpoint is chosen as best, the last one is the result")
+
+
+def prepare(net, args, device, batches: int, card: dict, trackers: dict, fixed: tuple[str, ...], log, start):
+    """Return the State of a run, gone on from its checkpoint where there is one, and what freezes parts of the network.
+
+    Args:
+        batches: of an epoch. trackers: see State. fixed: see engine.run.resume.
+        start: start() takes over the weights of --initial_model in a new run and returns a line.
+    """
+    optimizer = run.build_optimizer(net, args)
+    freezer = groups.freezer_of(net, args.freeze)
+    freezer.set_step(0)
+    scheduler, unit = run.build_scheduler(optimizer, args, max(1, batches // args.accumulate))
+    state = run.prepare(net, optimizer, args, device, scheduler, unit, card)
+    state.ema_warm_up, state.trackers = False, trackers
+    if not run.resume(state, log, args, fixed) and args.initial_model:
+        log.line(start())
+        run.restart_averages(state)
+    log.record(args, card["meta"]["versions"])
+    return state, freezer
+
+
+def start_from(network, path: str, read: Callable, copy: Callable) -> str:
+    """Take over what a file's weights have in common with a network; return a line that says so.
+
+    Args:
+        read: read(path) returns the weights; copy: copy(weights) returns how many it has taken.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file; nothing in common, or something of another shape.
+    """
+    weights = read(path)
+    try:
+        count = copy(weights)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot start this network: {error}") from None
+    if not count:
+        raise ValueError(f"{path} has nothing in common with this network")
+    return f"{count} of {len(list(network.parameters()))} parameters are those of {path}"
+
+
+def fit(
+    state: State, freezer, loader, step, judge, sets: WaveSets.Sets, log, args, started: float, original: Callable
+) -> int:
+    """Train to the end and judge the chosen weights; return the exit code.
+
+    Args:
+        step: as in engine.loop.fit. started: time.time() of the start.
+        judge: judge() returns {name: float} of the validation set by the weights in state.module, in evaluation mode.
+        original: original(weights or None) returns what a file in the original layout holds.
+    """
+
+    def evaluate():
+        return distributed.gather_objects(judge() if distributed.is_main() else {})[0]
+
+    def after_step(number):
+        if args.anneal_steps and number == args.max_steps - args.anneal_steps:
+            checkpoint.save_run(state, args.save_path, also=(BEFORE_ANNEALING,))
+        if args.original_files and args.save_steps and number % args.save_steps == 0:
+            write_files(state, args, original)
+
+    try:
+        code = loop.fit(
+            state, loader, step, evaluate if sets.valid else None, log, args,
+            before_step=run.freezing(state, freezer, args), after_step=after_step,
+        )  # fmt: skip
+    except loop.Diverged as error:
+        run.end(state, args, started, "diverged", {}, str(error))
+        raise
+    if not code:
+        with Interruption(saved=True):
+            if args.original_files:
+                write_files(state, args, original)
+            figures = finish(state.module, judge if sets.valid else None, args, log) if distributed.is_main() else {}
+            run.end(state, args, started, "done", figures)
+            distributed.gather_objects(None)  # a rank that only waits hears signals too
+    return code
+
+
+def finish(module, judge: Callable | None, args, log) -> dict[str, float]:
+    """Judge the chosen weights and draw the curves of the run; return what result.json holds."""
+    folder, figures = Path(args.save_path), {}
+    if judge:
+        path = checkpoint.chosen(folder)
+        weights, _ = checkpoint.weights_of(checkpoint.read(path), path)
+        checkpoint.load_weights(module, weights, path)
+        module.eval()
+        figures = {name: value for name, value in judge().items() if name != "choose"}
+        log.line(f"{path}: " + ", ".join(f"{name} {value:.5f}" for name, value in figures.items()))
+    curves = folder / "result" / "training_curves.png"
+    plots.training_curves(curves, folder / "metrics.jsonl")
+    log.line(f"training curves {curves}")
+    return figures
+
+
+def original_payload(payload: dict, meta: dict, weights: dict | None = None) -> dict:
+    """Return what a file in the original layout holds, of other `weights` of the same names where given, and meta."""
+    if weights is not None:
+        payload["state_dict"] = {name: weights[name].detach().cpu().contiguous() for name in payload["state_dict"]}
+    return {**payload, "meta": meta}
+
+
+def write_files(state: State, args, write_original: Callable):
+    """Write model.pt and model_ema_RATE.pt; write_original(weights or None) returns what a file holds."""
+    if not distributed.is_main():
+        return
+    checkpoint.write(Path(args.save_path) / "model.pt", write_original(None))
+    for rate, weights in state.ema.items():
+        checkpoint.write(Path(args.save_path) / f"model_ema_{rate}.pt", write_original(weights))
+
+
+def track(tracker, t: torch.Tensor, values: torch.Tensor):
+    """Take the values (batch,) of times `t` over all ranks into a tracker."""
+    both = distributed.rows_of_all(torch.stack([t.float(), values.detach().float()], 1))
+    tracker.add(both[:, 0], both[:, 1])
