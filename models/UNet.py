@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from models.blocks import original, waves
+from models.blocks.wave_ops import enter, leave
 
 MIDDLE_DILATIONS = (4, 8, 16, 32)
 DEPTH_MULT = 2
@@ -112,6 +113,7 @@ class MainModel(nn.Module):
         h = self.in_conv(x)
         if cond is not None:
             h = h + waves.stretch(self.cond_proj(cond), h.shape[-1])
+        h = enter(h)
         recompute = self.checkpoint_activations
         skips = [h]
         for block in self.down_blocks:
@@ -124,7 +126,7 @@ class MainModel(nn.Module):
                 h = waves.run(joined, block, h, skips.pop(), emb, recompute=recompute)
             else:
                 h = waves.run(block, h, emb, recompute=recompute)
-        return self.out(h)
+        return leave(self.out(h))
 
     @staticmethod
     def from_foreign(weights, stated=None):

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from models.blocks import original, waves
+from models.blocks.wave_ops import enter, leave
 
 HEAD_CHANNELS = 64  # at most, of the attention
 
@@ -25,10 +26,11 @@ class Stem(nn.Module):
 
     def forward(self, x, t, recompute=False):
         emb = self.time_embed_extra(self.time_embed(t))
-        h = self.in_conv(x)
+        h = enter(self.in_conv(x))
         for block in self.blocks:
             h = waves.run(block, h, emb, recompute=recompute)
-        return self.out(h)
+        activation, pool = self.out
+        return pool(leave(activation(h)))
 
 
 class MainModel(nn.Module):

@@ -22,7 +22,12 @@ def make(name, seed=0, **options):
     torch.manual_seed(seed)
     cls = load("models", name)
     small = getattr(cls, "TEST_OPTIONS", {})
-    return build(cls, {**OPTIONS, "encoder_type": encoders(name)[0], **small, **options})
+    network = build(cls, {**OPTIONS, "encoder_type": encoders(name)[0], **small, **options})
+    # a layer that starts at zero would hide what is before it: from the output, and from the gradient
+    for parameter in network.parameters():
+        if parameter.dim() > 1 and not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    return network
 
 
 def encoders(name):

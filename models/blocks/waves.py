@@ -9,6 +9,8 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from models.blocks.wave_ops import Conv, GroupNorm, resize
+
 # Widths of the published networks at their levels, in units of the first.
 CHANNEL_MULT = (1, 1, 2, 2, 2, 4, 4, 8, 8)
 # Sinusoids of the time embedding: angular frequencies from 100 down to 0.1 for times in [0, 1].
@@ -16,9 +18,9 @@ HIGHEST, RATIO = 100.0, 1000.0
 COND_GAIN = 0.1  # of the default initialisation: conditions start weak
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
+def group_norm(channels: int) -> GroupNorm:
     """Return a GroupNorm of 32 groups, halved until they divide `channels`."""
-    return nn.GroupNorm(math.gcd(channels, 32), channels)
+    return GroupNorm(math.gcd(channels, 32), channels)
 
 
 def norm_gelu(channels: int) -> nn.Sequential:
@@ -26,9 +28,9 @@ def norm_gelu(channels: int) -> nn.Sequential:
     return nn.Sequential(group_norm(channels), nn.GELU())
 
 
-def conv(channels: int, out_channels: int, kernel: int = 3, dilation: int = 1) -> nn.Conv1d:
+def conv(channels: int, out_channels: int, kernel: int = 3, dilation: int = 1) -> Conv:
     """Return a convolution, odd kernel, that keeps the length."""
-    return nn.Conv1d(channels, out_channels, kernel, padding=dilation * (kernel // 2), dilation=dilation)
+    return Conv(channels, out_channels, kernel, padding=dilation * (kernel // 2), dilation=dilation)
 
 
 def zero(module: nn.Module) -> nn.Module:
@@ -36,15 +38,6 @@ def zero(module: nn.Module) -> nn.Module:
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
-
-
-def resize(x: torch.Tensor, factor: float) -> torch.Tensor:
-    """Return `x` (batch, channels, T) with T times `factor`: 1/n averages n neighbours, a rest left out; n repeats."""
-    if factor == 1:
-        return x
-    if factor < 1:
-        return functional.avg_pool1d(x, round(1 / factor))
-    return functional.interpolate(x, scale_factor=float(factor), mode="nearest")
 
 
 def stretch(x: torch.Tensor, length: int) -> torch.Tensor:
@@ -140,11 +133,12 @@ class ResBlock(nn.Module):
 
     def forward(self, x, emb=None):
         """Return (batch, out_channels, T * scale_factor) of `x` (batch, channels, T), `emb` (batch, emb_channels)."""
-        h = self.pre_cond(x)
-        if self.has_cond:
-            scale, shift = self.cond_layers(emb)[..., None].chunk(2, 1)
-            h = torch.addcmul(shift, h, 1 + scale)
-        return self.skip(x) + self.post_cond(h)
+        h = x
+        for layer in self.pre_cond[:-1]:
+            h = layer(h)
+        scale, shift = self.cond_layers(emb).chunk(2, 1) if self.has_cond else (None, None)
+        h = self.pre_cond[-1](h, scale, shift)
+        return self.post_cond(h).add_(self.skip(x))  # in place: a convolution does not keep its output
 
 
 class AttentionPool(nn.Module):
