@@ -19,7 +19,7 @@ from tqdm import tqdm
 import DatasetLoader
 import DiffusionNet
 import SampleConditions
-import WaveTraining
+import WaveSets
 from audio.companding import ENCODINGS
 from audio.io import SAMPLE_RATE
 from audio.lists import evenly
@@ -147,7 +147,7 @@ def conditions_of(args, net, meta: dict, data, windows: list[int]) -> dict[str, 
     if net.cond_dim is not None and not args.cond_embeddings:
         raise ValueError(f"{args.checkpoint_path} was trained with vectors: give --cond_embeddings")
     if net.speakers is not None and meta.get("speakers"):
-        WaveTraining.relabel(data, list(meta["speakers"]))
+        WaveSets.relabel(data, list(meta["speakers"]))
     elif net.speakers is not None and len(data.speakers) > net.speakers:
         raise ValueError(f"{len(data.speakers)} speakers, but the model has the labels 0 to {net.speakers - 1}")
     who, labels, vectors = torch.from_numpy(data.labels[windows]), None, None
@@ -188,9 +188,9 @@ def measure(net, data, windows, conditions, args, device) -> dict[str, np.ndarra
         loader = DatasetLoader.batch_loader(waves, args.nDataLoaderThread) if batches else ()
         for numbers, samples in zip(batches, loader):
             x0 = samples.to(device)[:, None]
-            _, _, eps = WaveTraining.draw([sample_seed(args.seed, n) for n in numbers], x0.shape[-1], device)
+            _, _, eps = WaveSets.draw([sample_seed(args.seed, n) for n in numbers], x0.shape[-1], device)
             # evenly over [0, 1] for any number of windows
-            u = torch.tensor([(0.5 + n * WaveTraining.GOLDEN) % 1 for n in numbers], dtype=torch.float64)
+            u = torch.tensor([(0.5 + n * WaveSets.GOLDEN) % 1 for n in numbers], dtype=torch.float64)
             values = {"number": torch.tensor(numbers), "t": u}
             for kind, given in conditions.items():
                 values[kind] = losses(

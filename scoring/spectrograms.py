@@ -19,7 +19,7 @@ def log_power(wave: np.ndarray, rate: int = 16000) -> np.ndarray:
     frames = np.lib.stride_tricks.sliding_window_view(wave, size)[::hop]
     power = np.abs(np.fft.rfft(frames * np.hanning(size).astype(np.float32), axis=1)).T ** 2
     loudest = max(float(power.max()), 1e-12)  # digital silence is drawn as silence
-    return 10 * np.log10(np.maximum(power, loudest * 10 ** (-RANGE_DB / 10)) / loudest)
+    return np.maximum(10 * np.log10(np.maximum(power, 1e-30) / loudest), -RANGE_DB)
 
 
 def spectrogram_sheet(path, waves: list[np.ndarray], titles: list[str], rate: int = 16000) -> None:
