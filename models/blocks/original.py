@@ -23,7 +23,10 @@ def size(weights: dict, name: str, axis: int) -> int | None:
 def stated_dropout(stated: dict | None) -> float:
     """Return the dropout of constructor arguments: 0 where absent (until 31 May 2021); a tuple of one until June."""
     value = (stated or {}).get("dropout", 0.0)
-    return float(value[0] if isinstance(value, (tuple, list)) else value)
+    value = value[0] if isinstance(value, (tuple, list)) and value else value
+    if not isinstance(value, (int, float)):
+        raise ValueError(f"the file states the dropout {value!r}, which is no number")
+    return float(value)
 
 
 def payload(kwargs: dict, network: torch.nn.Module, prefix: str = "") -> dict:

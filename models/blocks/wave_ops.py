@@ -51,14 +51,14 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, x, scale=None, shift=None):
         """Return normalised `x` times 1 + `scale` plus `shift`, both (batch, channels) or None."""
+        # torch's function and not that of torch.nn.functional, which refuses a group of one number
+        groups, eps, x = self.num_groups, self.eps, x.to(self.weight.dtype)
         if scale is None:
-            return super().forward(x)
+            return torch.group_norm(x, groups, self.weight, self.bias, eps)
         weight, bias = self.weight * (1 + scale), torch.addcmul(shift, self.bias, 1 + scale)
         if x.dim() == 4:
-            h = functional.group_norm(x, self.num_groups, eps=self.eps)
+            h = torch.group_norm(x, groups, eps=eps)
             return torch.addcmul(bias[..., None, None], h, weight[..., None, None])
         # the batch as more channels: then a weight per entry is a weight per channel, and all is done in one pass
-        flat = x.to(weight.dtype).reshape(1, -1, x.shape[2])
-        return functional.group_norm(
-            flat, len(x) * self.num_groups, weight.flatten(), bias.flatten(), self.eps
-        ).view_as(x)
+        flat = x.reshape(1, -1, x.shape[2])
+        return torch.group_norm(flat, len(x) * groups, weight.flatten(), bias.flatten(), eps).view_as(x)
