@@ -146,13 +146,9 @@ def conditions_of(args, net, meta: dict, data, windows: list[int]) -> dict[str, 
         raise ValueError(f"{args.checkpoint_path} was trained without vectors: leave out --cond_embeddings")
     if net.cond_dim is not None and not args.cond_embeddings:
         raise ValueError(f"{args.checkpoint_path} was trained with vectors: give --cond_embeddings")
-    if net.speakers is not None and meta.get("speakers"):
-        WaveSets.relabel(data, list(meta["speakers"]))
-    elif net.speakers is not None and len(data.speakers) > net.speakers:
-        raise ValueError(f"{len(data.speakers)} speakers, but the model has the labels 0 to {net.speakers - 1}")
-    who, labels, vectors = torch.from_numpy(data.labels[windows]), None, None
+    who, labels, vectors = data.labels[windows], None, None
     if net.speakers is not None:
-        labels = who
+        labels = torch.from_numpy(labels_among(meta.get("speakers"), net.speakers, data.speakers)[who])
     if net.cond_dim is not None:
         table = SampleConditions.read_tables(args.cond_embeddings)(data.names())
         utterances = data.windows.locate(windows)[0] if hasattr(data, "windows") else np.array(windows)
@@ -160,7 +156,7 @@ def conditions_of(args, net, meta: dict, data, windows: list[int]) -> dict[str, 
     if labels is None and vectors is None:
         return {"true": (None, None)}
     generator, other = np.random.default_rng(args.seed), np.full(len(who), -1)
-    for speaker in who.unique().tolist():
+    for speaker in np.unique(who):
         candidates = np.flatnonzero(who != speaker)
         if len(candidates):
             other[who == speaker] = generator.choice(candidates, int((who == speaker).sum()))
@@ -170,6 +166,21 @@ def conditions_of(args, net, meta: dict, data, windows: list[int]) -> dict[str, 
     if net.cond_dropout > 0:
         kinds["none"] = (None, None)
     return kinds
+
+
+def labels_among(known: list[str] | None, count: int, speakers: list[str]) -> np.ndarray:
+    """Return the model's label of each of `speakers`, (speakers,): of the same name, else of the same number.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if not known and len(speakers) > count:
+        raise ValueError(f"the data has {len(speakers)} speakers, but the model the labels 0 to {count - 1}")
+    place = {name: label for label, name in enumerate(known or speakers)}
+    absent = [name for name in speakers if name not in place]
+    if absent:
+        raise ValueError(f"speaker {absent[0]} (of {len(absent)}) is none of the {count} that the model was trained on")
+    return np.array([place[name] for name in speakers])
 
 
 # ---------------------------------------------------------------- measuring

@@ -71,7 +71,8 @@ def test_samples_do_not_depend_on_batches(models, tmp_path, sampler):
 def test_options_of_samplers_have_an_effect(models, tmp_path):
     given = {"format": "npz", "num_samples": 1}
     for name, changes in {
-        "ddpm": {"sigma_large": True}, "ddim": {"eta": 0.5}, "heun": {"time_map": 3}, "dpmpp_2m": {"time_map": "log_snr"},
+        "ddpm": {"sigma_large": True}, "ddim": {"eta": 0.5},
+        "heun": {"time_map": 3}, "dpmpp_2m": {"time_map": "log_snr"},
     }.items():  # fmt: skip
         plain, _ = sample(models / "plain.pt", tmp_path / name, sampler=name, **given)
         changed, _ = sample(models / "plain.pt", tmp_path / f"{name}2", sampler=name, **given, **changes)
