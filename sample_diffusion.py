@@ -139,6 +139,7 @@ def sample(args):
         classifier.requires_grad_(False).checkpoint_activations = args.grad_checkpoint
         DiffusionNet.encoding_of(classifier_card, args.encoding, args.classifier_path)
     wanted = SampleConditions.conditions(args, net, card, classifier and (classifier, classifier_card))
+    DiffusionNet.predict(net, *wanted.rows([0])[:2], *wanted.scales(args.guidance_scale))  # refuses what it cannot do
     options = describe(args, meta, length, wanted)
     say(f"{args.checkpoint_path}: {options['model']}; {wanted.describe()}")
     if args.compile:

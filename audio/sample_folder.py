@@ -40,27 +40,31 @@ class SampleFolder:
         """
         path = self.folder / OPTIONS
         if path.is_file():
-            try:
-                before = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError:
-                before = None
-            if not isinstance(before, dict):
-                raise ValueError(f"{path}: damaged; give another --sample_path")
-            for key in sorted(before.keys() | self.options.keys()):
-                if before.get(key) != self.options.get(key):
-                    raise ValueError(
-                        f"{self.folder} holds samples with another {key} ({before.get(key)}, now "
-                        f"{self.options.get(key)}): give another --sample_path"
-                    )
+            self._compare(path)
             for part in self.folder.glob(".*.part"):  # of a run that was killed while writing
                 part.unlink(missing_ok=True)
         elif self.folder.is_file() or (self.folder.is_dir() and any(self.folder.iterdir())):
             raise ValueError(f"{self.folder}: is there and holds no samples of this script; give another --sample_path")
-        else:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(f".{OPTIONS}.part")
-            part.write_text(json.dumps(self.options, indent=1) + "\n", encoding="utf-8")
-            os.replace(part, path)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{OPTIONS}.part")
+        part.write_text(json.dumps(self.options, indent=1) + "\n", encoding="utf-8")
+        os.replace(part, path)
+
+    def _compare(self, path):
+        if not any(self.folder.glob("sample_*")):
+            return  # nothing was made with these options
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            before = None
+        if not isinstance(before, dict):
+            raise ValueError(f"{path}: damaged; give another --sample_path")
+        for key in sorted(before.keys() | self.options.keys()):
+            if before.get(key) != self.options.get(key):
+                raise ValueError(
+                    f"{self.folder} holds samples with another {key} ({before.get(key)}, now {self.options.get(key)}): "
+                    "give another --sample_path"
+                )
 
     def path(self, index: int) -> Path:
         """Return the file of sample `index`."""
@@ -131,9 +135,8 @@ def read_wave(path: str | Path, start: int = 0, count: int | None = None) -> np.
     try:
         with np.load(path, allow_pickle=False) as archive:
             wave = archive["samples"]
-    except Exception as error:  # numpy raises all kinds on damaged bytes
-        reason = " ".join(str(error).split())[:100]
-        raise ValueError(f"{path}: not an .npz file of one sample ({reason})") from None
+    except Exception:  # numpy raises all kinds on damaged bytes
+        raise ValueError(f"{path}: not an .npz file of one sample") from None
     if wave.ndim != 1 or wave.dtype.kind != "f" or not wave.size or not np.isfinite(wave).all():
         raise ValueError(f"{path}: its samples are {wave.dtype} {wave.shape} or not finite; (samples,) is expected")
     return wave[start : None if count is None else start + count].astype(np.float32)

@@ -141,6 +141,9 @@ def test_other_options_are_not_mixed(models, tmp_path):
     ):  # fmt: skip
         with pytest.raises(ValueError, match=f"holds samples with another {word}.*another --sample_path"):
             sample(models / "label.pt", tmp_path / "a", **{"num_samples": 1, **changes})
+    # options of which nothing was made keep nobody from others
+    (tmp_path / "a" / "sample_000000.wav").unlink()
+    sample(models / "label.pt", tmp_path / "a", num_samples=1, steps=6)
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "mine.txt").touch()
     with pytest.raises(ValueError, match="holds no samples of this script"):
@@ -262,6 +265,7 @@ def test_classifier_free_guidance(models, tmp_path):
     assert np.array_equal(plain, none) and np.abs(guided - plain).max() > 1e-3
     with pytest.raises(ValueError, match="trained without --cond_dropout"):
         sample(models / "label.pt", tmp_path / "d", **given, guidance_scale=2)
+    assert not (tmp_path / "d").exists()
 
 
 def test_vectors_of_bits_files_and_speakers_are_the_same(models, tmp_path):

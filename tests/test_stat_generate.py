@@ -166,7 +166,7 @@ def test_loss_does_not_depend_on_batches(tmp_path, capsys):
     four = evaluate(path, tmp_path / "b", "tones", batch_size=4, num_windows=11)
     assert one["windows"] == 11 and one.keys() == four.keys()
     for kind in ("true", "shuffled", "none", "worse_shuffled", "worse_none"):
-        assert one[kind]["mean"] == pytest.approx(four[kind]["mean"], rel=1e-5), kind
+        assert one[kind]["mean"] == pytest.approx(four[kind]["mean"], rel=1e-5, abs=1e-6), kind
     assert list(one["true"]["by_time"]) == ["q0", "q1", "q2", "q3"]
     assert one["worse_none"]["mean"] == pytest.approx(one["none"]["mean"] - one["true"]["mean"], rel=1e-6)
     assert abs(one["worse_none"]["mean"]) > 1e-6 and "which is worse by" in capsys.readouterr().out

@@ -42,6 +42,7 @@ for part in (
     "_sweep",
     "_attributes",
     "_stats",
+    "_sampling",
 ):
     for title, cases in importlib.import_module(f"wrong_cases{part}").CASES.items():
         CASES.setdefault(title, []).extend(cases)
