@@ -221,7 +221,7 @@ def test_classifier_starts_from_a_unet():
     "name,options,samples,message",
     [
         ("UNet", {"base_channels": 4}, 1000, "1000 samples.*256.*768 or 1024"),
-        ("UNet", {"base_channels": 4}, 100, "100 samples.* 256$"),
+        ("UNet", {"base_channels": 4}, 100, "100 samples.* one is 256$"),
         ("WaveGrad", {"base_channels": 4}, 100, "100 samples.*64.*64 or 128"),
         ("WaveClassifier", {"base_channels": 4, "num_labels": 2}, 511, "511 samples.*512"),
     ],

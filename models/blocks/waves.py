@@ -49,8 +49,8 @@ def check_length(samples: int, rate: int):
     """Raise ValueError, naming the next good lengths, unless `samples` is a positive multiple of `rate`."""
     if samples < 1 or samples % rate:
         below, above = samples // rate * rate, (samples // rate + 1) * rate
-        good = f"{below} or {above}" if below > 0 else f"{above}"
-        raise ValueError(f"{samples} samples: the length must be a multiple of {rate}; the next good ones are {good}")
+        good = f"the next good ones are {below} or {above}" if below > 0 else f"the next good one is {above}"
+        raise ValueError(f"{samples} samples: the length must be a multiple of {rate}; {good}")
 
 
 def check_given(name: str, value, expected: bool):
