@@ -303,7 +303,8 @@ def _recognise(payload, weights, task, path):
     weights = {name.removeprefix("__S__."): tensor for name, tensor in weights.items()}
     for name in registry.names("models", task):
         cls = registry.load("models", name)
-        found = cls.from_foreign(weights, stated) if hasattr(cls, "from_foreign") else None
+        # one that is inherited is of another class's constructor
+        found = cls.from_foreign(weights, stated) if "from_foreign" in vars(cls) else None
         if found is not None:
             kwargs, weights = found
             break

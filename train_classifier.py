@@ -127,7 +127,7 @@ def train(args):
 def weights_to_start(path):
     """Return the weights of a U-Net, of a diffusion model's file of any layout."""
     network, card = DiffusionNet.load_network(path, DiffusionNet.TASK)
-    if card["class"] != "models.UNet":
+    if not hasattr(network, "down_blocks"):
         raise ValueError(f"{path} is of {card['class'].removeprefix('models.')}: a classifier begins as a UNet does")
     return network.state_dict()
 
