@@ -257,7 +257,8 @@ def load_network(
     payload = checkpoint.read(path)
     weights, card = checkpoint.weights_of(payload, path)
     if card:
-        weights = _averaged(payload, ema, path)
+        chosen = _averaged(payload, ema, path)
+        weights, card = checkpoint.weights_of({**payload, "state_dict": chosen, "training": None}, path)
         folder, _, name = card["class"].partition(".")
         try:
             network = registry.load(folder, name, task)(**card["kwargs"])
@@ -275,19 +276,19 @@ def load_network(
 
 
 def _averaged(payload, ema, path):
-    """Return the weights of a checkpoint of ours: an average, or those of the last step."""
+    """Return the weights of a checkpoint of ours as they stand there: an average, or those of the last step."""
     training = payload.get("training")
     averages = training.get("ema") if isinstance(training, dict) else None
     averages = averages if isinstance(averages, dict) else {}
     if ema is None:
-        return dict(list(averages.values())[-1] if averages else payload["state_dict"])
+        return list(averages.values())[-1] if averages else payload["state_dict"]
     if ema == "none":
-        return dict(payload["state_dict"])
+        return payload["state_dict"]
     found = [weights for rate, weights in averages.items() if str(rate) == str(ema) or _is_rate(ema, rate)]
     if not found:
         known = ", ".join(map(str, averages)) or "none"
         raise ValueError(f"{path} holds no average of rate {ema}; it holds: {known}")
-    return dict(found[0])
+    return found[0]
 
 
 def _is_rate(text, rate):

@@ -178,6 +178,32 @@ def test_files_of_the_original_load_in_all_their_variants(dropout, tmp_path):
     assert card["meta"]["step"] == 3 and list(again.state_dict()) == list(net.state_dict())
 
 
+@pytest.mark.parametrize(
+    "place, value",
+    [
+        ("meta.schedule", "exp(t)"), ("meta.schedule", ["exp"]), ("meta.target", 3), ("meta.cond_dropout", None),
+        ("meta.cond", {"mean": ["x"], "scale": 1.0}), ("meta.cond", {"mean": [0.0, 1.0], "scale": 1.0}), ("meta", {}),
+        ("kwargs.base_channels", -1), ("kwargs.nosuch", 1), ("class", "models.WaveClassifier"), ("class", "os.system"),
+        ("training.ema", {0.9: 3}), ("state_dict", {"a": torch.zeros(1)}), ("state_dict", 3),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_that_does_not_say_what_it_is_is_one_error(place, value, tmp_path, written):
+    payload = checkpoint.read(written)
+    *inner, name = place.split(".")
+    target = payload[inner[0]] if inner else payload
+    target[name] = value
+    torch.save(payload, tmp_path / "x.pt")
+    ema = "none" if place == "state_dict" else None
+    with pytest.raises(ValueError, match="x.pt"):
+        DiffusionNet.load(tmp_path / "x.pt", ema=ema)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A checkpoint of a run of one step."""
+    return train(tmp_path_factory.mktemp("run"), max_steps=1) / "checkpoints" / "last.pt"
+
+
 # ---------------------------------------------------------------- data and flags
 
 
