@@ -1,5 +1,6 @@
 """Sampling: a sample depends on its number alone, runs go on where they stopped, conditions are what was asked for."""
 
+import json
 import os
 import signal
 import time
@@ -14,13 +15,16 @@ from tree import copy_tree
 from warm import warm
 
 import DiffusionNet
+import eval_diffusion
 import sample_diffusion
 import SampleConditions
+import stat_generate
 from audio.metadata import read_metadata
 from audio.sample_folder import SampleFolder, read_wave
 from models.WaveClassifier import MainModel as WaveClassifier
 from scoring.codes import Codes, write_codes
 from scoring.embeddings import Table, write_table
+from scoring.feature_statistics import read_statistics
 from scoring.spectrograms import log_power, spectrogram_sheet
 
 
@@ -100,13 +104,26 @@ def test_two_ranks_and_a_killed_run_give_the_same_files(models, tmp_path):
         code, text = server.wait(server.launch(*flags, script="sample_diffusion.py"))
         assert code == 0 and "of 10 samples are there already" in text, text
         assert bytes_of(target) == wanted
-        shared = environment_of_two()
-        flags = words(models / "label.pt", tmp_path / "two", **given)
-        ranks = [
-            server.launch(*flags, script="sample_diffusion.py", RANK=r, LOCAL_RANK=r, **shared) for r in ("0", "1")
-        ]
-        assert [server.wait(rank)[0] for rank in ranks] == [0, 0], ranks[0].text()
-    assert bytes_of(tmp_path / "two") == wanted
+        on_two_ranks(server, "sample_diffusion.py", *words(models / "label.pt", tmp_path / "two", **given))
+        assert bytes_of(tmp_path / "two") == wanted
+        # so are the scripts that judge
+        flags = ["--checkpoint_path", models / "judge.pt", "--sample_dir", tmp_path / "two", "--batch_size", 4]
+        flags += ["--seconds", 0.05, "--nDataLoaderThread", 0, "--device", "cpu"]
+        on_two_ranks(server, "stat_generate.py", tmp_path / "two.npz", *flags)
+        common = ["tones", "--num_windows", 7, "--length", 512, "--nDataLoaderThread", 0, "--device", "cpu"]
+        on_two_ranks(server, "eval_diffusion.py", models / "plain.pt", *common, "--save_path", tmp_path / "two_eval")
+    stat_generate.main([str(word) for word in (tmp_path / "one.npz", *flags)])
+    one, two = (read_statistics(tmp_path / f"{name}.npz") for name in ("one", "two"))
+    assert np.array_equal(one.features, two.features) and one.meta == two.meta
+    eval_diffusion.main([str(word) for word in (models / "plain.pt", *common, "--save_path", tmp_path / "one_eval")])
+    one, two = (json.loads((tmp_path / f"{name}_eval" / "report.json").read_text()) for name in ("one", "two"))
+    assert one["true"]["mean"] == pytest.approx(two["true"]["mean"], rel=1e-6)
+
+
+def on_two_ranks(server, script, *flags):
+    shared = environment_of_two()
+    ranks = [server.launch(*flags, script=script, RANK=rank, LOCAL_RANK=rank, **shared) for rank in ("0", "1")]
+    assert [server.wait(rank)[0] for rank in ranks] == [0, 0], ranks[0].text()
 
 
 def test_an_interrupted_run_repeats_and_skips_nothing(models, tmp_path, monkeypatch):
