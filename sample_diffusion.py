@@ -150,9 +150,8 @@ def sample(args):
     if args.num_samples is None:
         if distributed.is_main():
             write_wave(args.sample_path, make([0])[0], args.encoding)
-            print(
-                ", ".join(f"{name} {value}" for name, value in row_of(args, options, wanted, 0).items() if value != "")
-            )
+            told = {name: value for name, value in row_of(args, options, wanted, 0).items() if value != ""}
+            print(", ".join(f"{name} {value}" for name, value in told.items()))
             finish(args, [Path(args.sample_path)])
         return
     folder = SampleFolder(args.sample_path, args.format, options, partial(row_of, args, options, wanted))
