@@ -154,7 +154,8 @@ def make_loader(sets: Sets, args, device) -> DrawnLoader:
     loader = DatasetLoader.wave_loader(
         sets.train, args.batch_size, args.seed, args.nDataLoaderThread, world, rank, device, bad_files=bad
     )
-    return DrawnLoader(loader, args, sets.vectors[0])
+    vectors = sets.vectors[0]
+    return DrawnLoader(loader, args, None if vectors is None else vectors.to(device))
 
 
 def fixed_batches(sets: Sets, args, device) -> Iterator[tuple]:
