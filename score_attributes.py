@@ -16,7 +16,16 @@ from audio.lists import speaker_of
 from audio.metadata import Comparisons, Metadata, read_comparisons, read_metadata
 from engine.args import check_ranges, make_parser, parse
 from engine.log import make_folder, run_main
-from scoring import attribute_flags, attribute_report, calibration, drop_in, explain_flags, likelihood, population
+from scoring import (
+    attribute_flags,
+    attribute_plots,
+    attribute_report,
+    calibration,
+    drop_in,
+    explain_flags,
+    likelihood,
+    population,
+)
 from scoring import attribute_systems as systems
 from scoring.attribute_report import Scored
 from scoring.codes import Codes, read_codes
@@ -100,7 +109,8 @@ def fit(args):
     population.write_attributes(folder / "population.csv", columns)
     population.write_published(folder / "typicality.txt", typical)
     population.write_published(folder / "drop_out.txt", dropped)
-    print(f"written: {folder}/population.csv, typicality.txt, drop_out.txt, {', '.join(models)} (.npz)")
+    attribute_plots.population_plot(folder / "population.png", typical, dropped, counted)
+    print(f"written: {folder}/population.csv, population.png, typicality.txt, drop_out.txt, {', '.join(models)} (.npz)")
 
 
 def fit_kind(args, kind: str, pop, typical, dropped) -> likelihood.AttributeModel:
@@ -184,7 +194,9 @@ def test(args):
             print(f"{found.name} has no labels: no error rates; scores in {folder}")
             continue
         rows += attribute_report.measure(scored, args.eer_method, args.bootstrap, args.seed)
-        attribute_report.write_plots(folder, scored)
+        sides = code_side(enrol_codes, cells[name].enrolment), code_side(codes, cells[name].test)
+        terms = attribute_plots.single_terms(models, *sides, cells[name].pairs, args.seed)
+        attribute_report.write_plots(folder, scored, *terms)
     about = {
         "models": {kind: model.meta for kind, model in models.items()},
         "lists": {name: {"file": found.name, "hash": found.hash} for name, found in lists.items()},

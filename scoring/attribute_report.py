@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from scoring import calibration, llr_plots, metrics, plots, population, summary, trials
+from scoring import attribute_plots, calibration, llr_plots, metrics, plots, population, summary, trials
 from scoring.attribute_systems import EMBEDDINGS
 from scoring.sides import Cells
 
@@ -77,8 +77,9 @@ def measure(scored: Scored, eer_method: str, replicates: int, seed: int) -> list
     return rows
 
 
-def write_plots(folder: Path, scored: Scored):
-    """Draw DET curves of all systems, Tippett and ECE plots of those that give likelihood ratios."""
+def write_plots(folder: Path, scored: Scored, drawn: int, terms: dict):
+    """Draw DET curves of all systems, Tippett and ECE plots of those that give likelihood ratios, and the partial LLRs
+    of `drawn` trials by case, where there are some; see attribute_plots.single_terms."""
     rates = {system: key for key in scored.made for system in key[:1] if key[1] != "calibrated"}
     plots.det_plot(
         folder / f"det_{scored.name}.png", {name: (scored.made[key], scored.labels) for name, key in rates.items()}
@@ -88,6 +89,8 @@ def write_plots(folder: Path, scored: Scored):
     if ratios:
         llr_plots.tippett_plot(folder / f"tippett_{scored.name}.png", ratios)
         llr_plots.ece_plot(folder / f"ece_{scored.name}.png", ratios)
+    if drawn and terms:
+        attribute_plots.partials_plot(folder / f"partials_{scored.name}.png", drawn, terms)
 
 
 def _binary_loss(rows: list[dict], codes: str, embeddings: str) -> dict[str, float | None]:
@@ -120,7 +123,8 @@ def write_results(folder: Path, rows: list[dict], about: dict, replicates: int):
         folder / "metrics.json",
         json.dumps({**values, "eer_lost_by_going_binary": lost}, indent=2, allow_nan=False) + "\n",
     )
-    print(f"written: {folder}/metrics.json, results.csv, results.md, scores_*, det_*, tippett_*, ece_*")
+    told = ", results.csv, results.md, det_*, tippett_*, ece_*, partials_* (.png)" if rows else ""
+    print(f"written: {folder}/metrics.json, scores_*{told}")
 
 
 def _write_text(path: Path, text: str):
