@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from scoring.codes import Codes
-from scoring.embeddings import Table, made_by
+from scoring.embeddings import Table, check_source
 from scoring.likelihood import Side, pooled
 from scoring.norms import unit_length
 from scoring.trials import product_scores
@@ -69,11 +69,9 @@ def check_codes(meta: dict, path: str, attributes: int, codes: Codes, allow_othe
         return
     if meta.get("encoder_sha256") != codes.meta.get("encoder_sha256"):
         one, two = (f"{x.get('encoder')} (sha256 {x.get('encoder_sha256')})" for x in (codes.meta, meta))
-        what = f"by encoder {one}, {path} is of {two}: make the codes anew"
-    else:
-        made, wanted = codes.meta.get("embeddings", {}), meta.get("embeddings", {})
-        if all(made.get(key) == wanted.get(key) for key in ("sha256", "wav_scale")):
-            return
-        one, two = (f"{made_by(x)} at wav_scale {x.get('wav_scale', 'unknown')}" for x in (made, wanted))
-        what = f"of embeddings by {one}, {path} is of {two}: extract both alike"
-    raise ValueError(f"{codes.path}: codes {what}, or give --allow_other_encoder")
+        raise ValueError(
+            f"{codes.path}: codes by encoder {one}, {path} is of {two}: make the codes anew, or give "
+            "--allow_other_encoder"
+        )
+    made, wanted = codes.meta.get("embeddings", {}), meta.get("embeddings", {})
+    check_source(wanted, path, made, codes.path, "--allow_other_encoder")

@@ -153,6 +153,13 @@ CASES = {
         Case("codes of nothing", codes(embeddings=None), "--binarize needs --embeddings"),
         Case("codes to nowhere", codes(out=None), "--out (missing): the table's name must end in .npz"),
         Case("codes by no encoder", codes(initial_model=None, save_path="gone"), "gone holds no checkpoint"),
+        Case("rebuilt embeddings without codes", train(reconstruction="r.npz"), "--reconstruction works with"),
+        Case("rebuilt embeddings to no table", codes(reconstruction="r.txt"), "--reconstruction r.txt: the table"),
+        Case(
+            "rebuilt embeddings over the codes",
+            codes(reconstruction=lambda place: place.folder / "c.npz"),
+            "--out and --reconstruction name one file twice",
+        ),
         Case("codes and training", codes(train_list="l.txt"), "--train_list has no effect with --binarize"),
         Case("a format for no files", codes(vector_format="txt"), "--vector_format needs --vectors_to"),
         Case("codes by a verifier", codes(initial_model=best), "cannot be rebuilt from what it says of itself"),

@@ -185,7 +185,7 @@ CASES = {
         Case(
             "codes of other embeddings",
             test(codes=codes(embeddings={"sha256": "e2", "wav_scale": 1})),
-            "c.npz: codes of embeddings by unknown checkpoint (sha256 e2)",
+            "c.npz by unknown checkpoint (sha256 e2) at wav_scale 1: extract both alike, or give --allow_other_encoder",
         ),
         Case("a trial without a code", test(codes=codes(leave_out=1)), "no code of spk0/s1/00000.wav"),
         Case("targets only", test(test_list=lines_of("trials.txt", lambda lines: lines[::2])), "of different speakers"),
