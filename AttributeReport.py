@@ -26,7 +26,7 @@ from scoring.card_page import cards_page
 from scoring.codes import Codes, read_codes
 from scoring.explanation import check_calibration, explain_comparison, ratio_text, verbal, write_explanation
 from scoring.explanation_page import Development, Recording, comparison_page
-from scoring.likelihood import AttributeModel, read_model, score_pairs
+from scoring.likelihood import AttributeModel, fingerprint, read_model, score_pairs
 from scoring.page import write_page
 from scoring.subgroups import read_speakers
 from scoring.summary import write_rows
@@ -134,10 +134,13 @@ def check_inputs(fitted: calibration.Calibration, model: AttributeModel, path: s
     """Refuse the calibration of another model.
 
     Raises:
-        ValueError: it calibrates scores of another kind.
+        ValueError: it calibrates scores of another kind, or of this kind by another fit.
     """
     if fitted.inputs[0] != model.kind:
         raise ValueError(f"{path}: a calibration of {fitted.inputs[0]}, the model is {model.kind}")
+    own = fingerprint(model)
+    if fitted.fitted_on.get("model", own) != own:
+        raise ValueError(f"{path}: a calibration of another model of kind {model.kind}: give the one `test` made of it")
 
 
 def development_of(args, model: AttributeModel, fitted) -> Development:

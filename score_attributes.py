@@ -30,7 +30,7 @@ from scoring import attribute_systems as systems
 from scoring.attribute_report import Scored
 from scoring.codes import Codes, read_codes
 from scoring.embeddings import read_table
-from scoring.sides import Cells, cells_of, check_codes, code_side
+from scoring.sides import Cells, cells_of, check_codes, check_embeddings, code_side
 
 ONE_RECORDING = "drop-out cannot be told from one recording of a speaker"
 
@@ -163,6 +163,9 @@ def test(args):
     vectors, dev_vectors = (
         read_table(path) if path else None for path in (args.embeddings, args.calibration_embeddings)
     )
+    for table, made in ((vectors, codes), (dev_vectors, dev_codes)):
+        if table and not args.allow_other_encoder:
+            check_embeddings(table, made)
     lists = {Path(path).stem: labelled(path, args.sep, known) for path in args.test_list}
     if len(lists) < len(args.test_list):
         raise ValueError("--test_list: two lists of the same name; their files would be one")
@@ -174,7 +177,7 @@ def test(args):
         check_apart(args, dev, lists, known)
         part, about = cells_of(dev.enrolment, dev.test), {"list": Path(dev.name).name, "hash": dev.hash}
         dev_raw = systems.raw_scores(models, dev_codes, dev_codes, part, dev_vectors)
-        calibrations = systems.fit_calibrations(dev_raw, dev.labels, about, args.calibration_strength)
+        calibrations = systems.fit_calibrations(models, dev_raw, dev.labels, about, args.calibration_strength)
         speakers = speaker_sides(part, known)
         fusions = systems.fit_fusions(
             models, args.fusion, dev_codes, part, dev.labels, speakers, args.fusion_strength, args.seed
@@ -292,7 +295,7 @@ def main(argv=None):
     if words[0] not in COMMANDS:
         raise ValueError(f"unknown command {words[0][:40]!r}: one of {', '.join(COMMANDS)}")
     _, make_flags, run = COMMANDS[words[0]]
-    args, _ = parse(make_flags(), words[1:])
+    args, args.given = parse(make_flags(), words[1:])
     return run(args)
 
 

@@ -80,12 +80,11 @@ def measure(scored: Scored, eer_method: str, replicates: int, seed: int) -> list
 def write_plots(folder: Path, scored: Scored, drawn: int, terms: dict):
     """Draw DET curves of all systems, Tippett and ECE plots of those that give likelihood ratios, and the partial LLRs
     of `drawn` trials by case, where there are some; see attribute_plots.single_terms."""
-    rates = {system: key for key in scored.made for system in key[:1] if key[1] != "calibrated"}
-    plots.det_plot(
-        folder / f"det_{scored.name}.png", {name: (scored.made[key], scored.labels) for name, key in rates.items()}
-    )
+    # a calibration changes no rate
+    rates = {key[0]: (scores, scored.labels) for key, scores in scored.made.items() if key[1] != "calibrated"}
+    plots.det_plot(folder / f"det_{scored.name}.png", rates)
     done = [key for key in scored.made if key[1] != "raw"] or [key for key in scored.made if "cosine" not in key[0]]
-    ratios = {" ".join(_word(*key).split("_")): (scored.made[key], scored.labels) for key in done}
+    ratios = {_word(*key).replace("_", " "): (scored.made[key], scored.labels) for key in done}
     if ratios:
         llr_plots.tippett_plot(folder / f"tippett_{scored.name}.png", ratios)
         llr_plots.ece_plot(folder / f"ece_{scored.name}.png", ratios)

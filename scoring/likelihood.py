@@ -5,6 +5,7 @@ All in float64. The LLR models are sums over attributes of joint[a_e + a_t] - ow
 activations of a side: all against all is one matrix product for single recordings, a few for several.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,6 +134,15 @@ def published_model(
 
 def _about(kind: str, used: np.ndarray) -> dict:
     return {"kind": kind, "attributes": len(used), "version": VERSION}
+
+
+def fingerprint(model: AttributeModel) -> str:
+    """Return 12 hexadecimal digits that tell apart models that score differently."""
+    about = {name: model.meta.get(name) for name in ("kind", "drop_in", "encoder_sha256")}
+    digest = hashlib.sha256(json.dumps(about).encode() + model.used.tobytes())
+    for name in sorted(model.parameters):
+        digest.update(np.ascontiguousarray(model.parameters[name]).tobytes())
+    return digest.hexdigest()[:12]
 
 
 # ---------------------------------------------------------------- terms

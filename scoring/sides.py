@@ -1,5 +1,5 @@
 """The two sides of comparisons, each one recording or several: counts of codes, cosines of embeddings.
-Entry points: cells_of, code_side, embedding_scores, check_codes.
+Entry points: cells_of, code_side, embedding_scores, check_codes, check_embeddings.
 """
 
 from typing import NamedTuple
@@ -44,9 +44,9 @@ def code_side(codes: Codes, cells: list[tuple[str, ...]]) -> Side:
     return pooled(codes.bits, rows_of(codes, cells))
 
 
-def embedding_scores(table: Table, cells: Cells, enrol_table: Table | None = None) -> np.ndarray:
+def embedding_scores(table: Table, cells: Cells) -> np.ndarray:
     """Return the cosines (trials,) of the mean directions of both sides."""
-    sides = [_mean_directions(enrol_table or table, cells.enrolment), _mean_directions(table, cells.test)]
+    sides = [_mean_directions(table, side) for side in (cells.enrolment, cells.test)]
     return product_scores(np.concatenate(sides), cells.names()[1])
 
 
@@ -75,3 +75,8 @@ def check_codes(meta: dict, path: str, attributes: int, codes: Codes, allow_othe
         )
     made, wanted = codes.meta.get("embeddings", {}), meta.get("embeddings", {})
     check_source(wanted, path, made, codes.path, "--allow_other_encoder")
+
+
+def check_embeddings(table: Table, codes: Codes):
+    """Refuse embeddings of another network than those that the codes were made of; errors as in check_source."""
+    check_source(codes.meta.get("embeddings", {}), codes.path, table.meta, table.path, "--allow_other_encoder")

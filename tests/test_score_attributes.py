@@ -26,7 +26,7 @@ def corpus(folder, name, speakers, files, seed):
     seconds, ids = np.full(len(names), 3, np.float32), np.array([n.encode() for n in names])
     write_codes(folder / f"{name}.npz", Codes(ids, bits, seconds, MADE))
     vectors = (rates - 0.5 + 0.3 * draw.standard_normal(rates.shape)).astype(np.float32)
-    write_table(folder / f"{name}_emb.npz", Table(ids, vectors, seconds, {"sha256": "e1"}))
+    write_table(folder / f"{name}_emb.npz", Table(ids, vectors, seconds, {"sha256": "e1", "wav_scale": 1}))
     (folder / f"{name}_list.txt").write_text("".join(f"{n.split('/')[0]} {n}\n" for n in names))
     (folder / f"{name}_list.csv").write_text("id,speaker\n" + "".join(f"{n},{n.split('/')[0]}\n" for n in names))
     pairs = [(a, b) for a in range(len(names)) for b in (*draw.choice(len(names), 4), a // files * files) if a != b]

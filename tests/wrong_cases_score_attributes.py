@@ -3,7 +3,7 @@ Entry point: CASES, as in wrong_cases.py.
 """
 
 import numpy as np
-from wrong_cases_scoring import words_of
+from wrong_cases_scoring import table, words_of
 from wrong_inputs import Case, file, lines_of, trials_of
 
 from scoring import likelihood, population
@@ -157,6 +157,14 @@ CASES = {
             fit(tune_drop_in=True, dev_codes=codes("d.npz"), dev_trials=SEVERAL),
             "has no labels: no drop-in can be chosen on it; give --dev_list",
         ),
+        Case(
+            "iterations of no model that iterates",
+            fit(models="dna", iterations=5),
+            "--iterations is for the models max",
+        ),
+        Case("a start of no model", fit(models="beta", p=0.8), "--p is for the model maxllr"),
+        Case("a drop-in of no model", fit(models="beta", drop_in=0.2), "--drop_in is for the models dna and speech"),
+        Case("a separator of no table", fit(sep=","), "--sep is for --dev_trials"),
         Case("half of published values", fit(typicality=file("t.txt", "BA0 : 1\n")), "need each other"),
         Case(
             "published values of more attributes",
@@ -221,6 +229,11 @@ CASES = {
             "embeddings without the cosine of codes",
             test(model=models("dna"), embeddings=codes("e.npz")),
             "give the model cosine too",
+        ),
+        Case(
+            "embeddings that the codes were not made of",
+            test(embeddings=table("e.npz")),
+            "c.npz holds or wants embeddings by unknown checkpoint (sha256 e1)",
         ),
         Case(
             "codes as embeddings", test(embeddings=codes("e.npz")), "e.npz: not a file of this kind, it holds no 'vec"
