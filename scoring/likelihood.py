@@ -120,13 +120,13 @@ def published_model(
     """Return a dna or speech model of given typicality and drop-out (n,).
 
     Raises:
-        ValueError: lengths differ, or drop_in is not between 0 and 1.
+        ValueError: lengths differ, or drop_in is no probability.
     """
     typical, dropped = np.asarray(typical, dtype=np.float64), np.asarray(dropped, dtype=np.float64)
     if typical.shape != dropped.shape or typical.ndim != 1:
         raise ValueError(f"typicality {typical.shape} and drop-out {dropped.shape} are of different attributes")
-    if not 0 < drop_in < 1:
-        raise ValueError(f"drop-in {drop_in:g} must lie between 0 and 1")
+    if not 0 <= drop_in <= 1:
+        raise ValueError(f"drop-in {drop_in:g} is no probability")
     used = typical >= max(least_typicality, 1e-12)
     about = {**_about(kind, used), "drop_in": drop_in, **(meta or {})}
     return AttributeModel(kind, {"typicality": typical, "drop_out": dropped}, used, about)
@@ -352,8 +352,8 @@ def read_model(path: str | Path) -> AttributeModel:
     for name, values in parameters.items():
         if len(values) != len(used) or values.shape[1:] not in ((), (2,)) or (values < 0).any():
             raise ValueError(f"{path}: its {name!r} {values.shape} is not of {len(used)} attributes, or below 0")
-    if kind in SINGLE_ONLY and not (isinstance(meta.get("drop_in"), float) and 0 < meta["drop_in"] < 1):
-        raise ValueError(f"{path}: its drop-in {meta.get('drop_in')!r} does not lie between 0 and 1")
+    if kind in SINGLE_ONLY and not (isinstance(meta.get("drop_in"), (int, float)) and 0 <= meta["drop_in"] <= 1):
+        raise ValueError(f"{path}: its drop-in {meta.get('drop_in')!r} is no probability")
     return AttributeModel(kind, parameters, used, meta)
 
 

@@ -138,21 +138,21 @@ def fit_beta(pop: Population, iterations: int = 100, eps: float = 1e-8) -> np.nd
     # an attribute that is all or nothing for every speaker has none above 0
     common = np.exp(np.log(np.maximum(precision[fitting], 1e-3)).mean()) if fitting.any() else 1.0
     alpha = np.clip(mean * common + eps, ALPHA_LEAST, ALPHA_MOST)
-    more = np.stack([_more_than(counts[..., k]) for k in range(2)], axis=-1)  # (most, n, 2)
-    all_more = _more_than(pop.recordings[:, None])  # (most, 1)
-    steps, all_steps = np.arange(len(more))[:, None, None], np.arange(len(all_more))[:, None]
+    most = int(pop.recordings.max())
+    more = np.stack([_more_than(counts[..., k], most) for k in range(2)], axis=-1)  # (most, n, 2)
+    all_more = _more_than(pop.recordings[:, None], most)  # (most, 1)
+    steps = np.arange(most)[:, None]
     for _ in range(iterations):
         # sum over speakers of psi(c + alpha) - psi(alpha) = sum over j of (speakers with c > j) / (alpha + j)
-        numerator = (more / (alpha + steps)).sum(0)
-        denominator = (all_more / (alpha.sum(-1) + all_steps)).sum(0)
+        numerator = (more / (alpha + steps[..., None])).sum(0)
+        denominator = (all_more / (alpha.sum(-1) + steps)).sum(0)
         alpha = np.clip(alpha * numerator / denominator[:, None], ALPHA_LEAST, ALPHA_MOST)
     return alpha
 
 
-def _more_than(counts: np.ndarray) -> np.ndarray:
-    """Return how many of the rows of counts (K, n) are above 0, 1, 2, ... (largest count, n)."""
+def _more_than(counts: np.ndarray, most: int) -> np.ndarray:
+    """Return how many of the rows of counts (K, n), none above `most`, are above 0, 1, 2, ... (most, n)."""
     rows, columns = counts.shape
-    most = int(counts.max(initial=0))
     flat = (counts * columns + np.arange(columns)).reshape(-1)
     histogram = np.bincount(flat, minlength=(most + 1) * columns).reshape(most + 1, columns)
     return rows - np.cumsum(histogram, axis=0)[:most]
