@@ -115,6 +115,12 @@ def whole_file(path: str | Path, sync: bool = True):
         raise
 
 
+def write_text(path: str | Path, text: str):
+    """Write text in UTF-8; the file appears complete or not at all."""
+    with whole_file(path) as file:
+        file.write(text.encode())
+
+
 def write_npz(path: str | Path, **arrays):
     """Write arrays as .npz; the file appears complete or not at all."""
     with whole_file(path) as file:

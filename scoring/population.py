@@ -2,13 +2,14 @@
 Entry points: population, typicality, drop_out, fit_maxllr, fit_beta; read_published, write_published.
 """
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from scipy.special import expit
+
+from scoring.embeddings import write_text
 
 # Probabilities of MaxLLR stay this far from 0 and 1: one recording then carries at most 13.8 nats.
 PROBABILITY_MARGIN = 1e-6
@@ -196,10 +197,7 @@ def read_published(path: str | Path, attributes: int | None = None) -> np.ndarra
 
 def write_published(path: str | Path, values: np.ndarray):
     """Write one value per attribute as lines `BA7 : 0.650510`, whole or not at all."""
-    path = Path(path)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text("".join(f"BA{i} : {value:.6f}\n" for i, value in enumerate(values)), encoding="utf-8")
-    os.replace(part, path)
+    write_text(path, "".join(f"BA{i} : {value:.6f}\n" for i, value in enumerate(values)))
 
 
 # ---------------------------------------------------------------- table of attributes
@@ -216,12 +214,9 @@ def count_attributes(pop: Population) -> dict[str, int]:
 
 def write_attributes(path: str | Path, columns: dict[str, np.ndarray]):
     """Write a CSV of one line an attribute, counted from 0, whole or not at all."""
-    path = Path(path)
-    part = path.with_name(f".{path.name}.part")
     cells = [
         [f"{value:.6g}" if values.dtype.kind == "f" else str(int(value)) for value in values]
         for values in map(np.asarray, columns.values())
     ]
     lines = [",".join(["attribute", *columns]), *(f"{i},{','.join(row)}" for i, row in enumerate(zip(*cells)))]
-    part.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    write_text(path, "\n".join(lines) + "\n")
