@@ -132,6 +132,12 @@ CASES = {
         Case("more classes than speakers", train(classes_per_batch=9), "--classes_per_batch 9: "),
         Case("no class", train(classes_per_batch=0), "--classes_per_batch 0: must be at least 1"),
         Case("no sample", train(samples_per_class=0), "--samples_per_class 0: must be at least 1"),
+        Case(
+            "one recording in a batch",
+            train(classes_per_batch=1, samples_per_class=1),
+            "BatchNorm needs two recordings",
+        ),
+        Case("triplets without a pair", train(samples_per_class=1), "triplet needs two recordings of a speaker in a b"),
         Case("another batch size", train(batch_size=9), "--batch_size 9: a batch is --classes_per_batch 4 x"),
         Case("no attribute", train(internal_dim=0), "--internal_dim 0: must be at least 1"),
         Case("a sampler that does not exist", train(sampler="random"), "--sampler"),
