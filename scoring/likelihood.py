@@ -322,10 +322,9 @@ def _check(model: AttributeModel, *sides: Side):
         if side.active.size and ((side.active < 0) | (side.active > side.recordings[:, None])).any():
             raise ValueError("codes are not binary: an attribute is active in less than 0 or more than all recordings")
         if model.kind in SINGLE_ONLY and (side.recordings > 1).any():
-            row = int(np.argmax(side.recordings > 1))
             raise ValueError(
-                f"{model.kind} compares one recording with one; row {row + 1} pools {side.recordings[row]} (maxllr, "
-                "beta and cosine take several)"
+                f"{model.kind} compares one recording with one; a side here pools {side.recordings.max()} "
+                "(maxllr, beta and cosine take several)"
             )
 
 

@@ -206,7 +206,7 @@ CASES = {
         Case(
             "several recordings for a model of single ones",
             test(test_list=SEVERAL, list=SPEAKERS),
-            "dna compares one recording with one; row 1 pools 2",
+            "dna compares one recording with one; a side here pools 2",
         ),
         Case(
             "speakers that are not known",
