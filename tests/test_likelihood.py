@@ -170,7 +170,7 @@ def test_sides_that_do_not_fit_are_refused(pop):
     for wrong, message in (
         (likelihood.single(bits[:, 1:]), "for a model of 24 attributes"),
         (likelihood.single(2 * bits), "not binary"),
-        (Side(bits, np.array([1, 1, 2])), "row 3 pools 2"),
+        (Side(bits, np.array([1, 1, 2])), "a side here pools 2"),
         (Side(bits, np.zeros(3, int)), "needs one recording"),
     ):
         for score in (
