@@ -1,5 +1,5 @@
 """An attribute encoder with its losses: what training calls, and the codes of many embeddings.
-Entry points: AttributeNet, parse_trainfunc, loss_classes, build_losses, encode, check_dimension.
+Entry points: AttributeNet, parse_trainfunc, loss_classes, build_losses, encode, reconstruct, check_dimension.
 """
 
 import re
@@ -107,18 +107,27 @@ def build_losses(terms: Mapping[str, float | None], options: Mapping) -> tuple[d
 # ---------------------------------------------------------------- codes
 
 
-@torch.inference_mode()
 def encode(network: nn.Module, vectors: np.ndarray, device: torch.device) -> np.ndarray:
     """Return the codes (files, attributes) uint8 of embeddings `vectors` (files, input_dim); the network is in
     evaluation mode afterwards."""
+    return _in_batches(network, vectors, device, lambda x: network.encode(x).to(torch.uint8))
+
+
+def reconstruct(network: nn.Module, vectors: np.ndarray, device: torch.device) -> np.ndarray:
+    """Return what the decoder makes of the bits of embeddings `vectors`, (files, input_dim) float32; as encode."""
+    return _in_batches(network, vectors, device, lambda x: network(x)[0].float())
+
+
+@torch.inference_mode()
+def _in_batches(network, vectors, device, run) -> np.ndarray:
     network.eval()
-    bits = None
+    made = None
     for start in range(0, len(vectors), ENCODE_BATCH):
         batch = torch.from_numpy(np.ascontiguousarray(vectors[start : start + ENCODE_BATCH])).to(device)
-        found = network.encode(batch).to(torch.uint8).cpu().numpy()
-        bits = np.empty((len(vectors), found.shape[1]), dtype=np.uint8) if bits is None else bits
-        bits[start : start + len(found)] = found
-    return bits
+        found = run(batch).cpu().numpy()
+        made = np.empty((len(vectors), found.shape[1]), dtype=found.dtype) if made is None else made
+        made[start : start + len(found)] = found
+    return made
 
 
 def check_dimension(network: nn.Module, vectors: np.ndarray, encoder: str, table: str):

@@ -24,10 +24,10 @@ from engine.log import make_folder
 from scoring import attribute_cards, calibration, sides
 from scoring.card_page import cards_page
 from scoring.codes import Codes, read_codes
+from scoring.embeddings import write_text
 from scoring.explanation import check_calibration, explain_comparison, ratio_text, verbal, write_explanation
 from scoring.explanation_page import Development, Recording, comparison_page
-from scoring.likelihood import AttributeModel, read_model, score_pairs
-from scoring.page import write_page
+from scoring.likelihood import AttributeModel, fingerprint, read_model, score_pairs
 from scoring.subgroups import read_speakers
 from scoring.summary import write_rows
 
@@ -118,7 +118,7 @@ def report_comparison(args, model: AttributeModel, codes: Codes, cells, played, 
         "written by": "score_attributes.py explain",
     }
     page = comparison_page(explained, played, about, fitted, development, absent)
-    write_page(folder / "explanation.html", page)
+    write_text(folder / "explanation.html", page)
     state = "calibrated" if fitted is not None else "not calibrated"
     print(f"{','.join(cells[0])} against {','.join(cells[1])}: LLR {explained.final:+.4f} ({state})")
     if fitted is not None:
@@ -134,10 +134,13 @@ def check_inputs(fitted: calibration.Calibration, model: AttributeModel, path: s
     """Refuse the calibration of another model.
 
     Raises:
-        ValueError: it calibrates scores of another kind.
+        ValueError: it calibrates scores of another kind, or of this kind by another fit.
     """
     if fitted.inputs[0] != model.kind:
         raise ValueError(f"{path}: a calibration of {fitted.inputs[0]}, the model is {model.kind}")
+    own = fingerprint(model)
+    if fitted.fitted_on.get("model", own) != own:
+        raise ValueError(f"{path}: a calibration of another model of kind {model.kind}: give the one `test` made of it")
 
 
 def development_of(args, model: AttributeModel, fitted) -> Development:
@@ -219,7 +222,7 @@ def make_cards(args):
         "entry level": f"{args.entry_level:g}", "written by": "score_attributes.py explain --cards",
     }  # fmt: skip
     page = cards_page(cards, described, measures, chance, MEASURES, about, args.entry_level)
-    write_page(folder / "cards.html", page)
+    write_text(folder / "cards.html", page)
     states = [row["state"] for row in rows]
     counts = ", ".join(f"{states.count(name)} {name}" for name in ("shared", "private", "dead", "constant"))
     print(f"{len(cards)} attributes ({counts}), {len(measures.names)} measures")

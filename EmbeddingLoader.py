@@ -58,6 +58,8 @@ def check(args):
     if not args.train_list:
         raise ValueError("--train_embeddings and --train_list are required: vectors, and who speaks")
     size = args.classes_per_batch * args.samples_per_class
+    if size < 2:
+        raise ValueError("--classes_per_batch 1 --samples_per_class 1: BatchNorm needs two recordings in a batch")
     if args.batch_size not in (0, size):
         raise ValueError(
             f"--batch_size {args.batch_size}: a batch is --classes_per_batch {args.classes_per_batch} x "

@@ -16,12 +16,21 @@ from audio.lists import speaker_of
 from audio.metadata import Comparisons, Metadata, read_comparisons, read_metadata
 from engine.args import check_ranges, make_parser, parse
 from engine.log import make_folder, run_main
-from scoring import attribute_flags, attribute_report, calibration, drop_in, explain_flags, likelihood, population
+from scoring import (
+    attribute_flags,
+    attribute_plots,
+    attribute_report,
+    calibration,
+    drop_in,
+    explain_flags,
+    likelihood,
+    population,
+)
 from scoring import attribute_systems as systems
 from scoring.attribute_report import Scored
 from scoring.codes import Codes, read_codes
 from scoring.embeddings import read_table
-from scoring.sides import Cells, cells_of, check_codes, code_side
+from scoring.sides import Cells, cells_of, check_codes, check_embeddings, code_side
 
 ONE_RECORDING = "drop-out cannot be told from one recording of a speaker"
 
@@ -100,7 +109,8 @@ def fit(args):
     population.write_attributes(folder / "population.csv", columns)
     population.write_published(folder / "typicality.txt", typical)
     population.write_published(folder / "drop_out.txt", dropped)
-    print(f"written: {folder}/population.csv, typicality.txt, drop_out.txt, {', '.join(models)} (.npz)")
+    attribute_plots.population_plot(folder / "population.png", typical, dropped, counted)
+    print(f"written: {folder}/population.csv, population.png, typicality.txt, drop_out.txt, {', '.join(models)} (.npz)")
 
 
 def fit_kind(args, kind: str, pop, typical, dropped) -> likelihood.AttributeModel:
@@ -153,6 +163,9 @@ def test(args):
     vectors, dev_vectors = (
         read_table(path) if path else None for path in (args.embeddings, args.calibration_embeddings)
     )
+    for table, made in ((vectors, codes), (dev_vectors, dev_codes)):
+        if table and not args.allow_other_encoder:
+            check_embeddings(table, made)
     lists = {Path(path).stem: labelled(path, args.sep, known) for path in args.test_list}
     if len(lists) < len(args.test_list):
         raise ValueError("--test_list: two lists of the same name; their files would be one")
@@ -164,7 +177,7 @@ def test(args):
         check_apart(args, dev, lists, known)
         part, about = cells_of(dev.enrolment, dev.test), {"list": Path(dev.name).name, "hash": dev.hash}
         dev_raw = systems.raw_scores(models, dev_codes, dev_codes, part, dev_vectors)
-        calibrations = systems.fit_calibrations(dev_raw, dev.labels, about, args.calibration_strength)
+        calibrations = systems.fit_calibrations(models, dev_raw, dev.labels, about, args.calibration_strength)
         speakers = speaker_sides(part, known)
         fusions = systems.fit_fusions(
             models, args.fusion, dev_codes, part, dev.labels, speakers, args.fusion_strength, args.seed
@@ -184,7 +197,9 @@ def test(args):
             print(f"{found.name} has no labels: no error rates; scores in {folder}")
             continue
         rows += attribute_report.measure(scored, args.eer_method, args.bootstrap, args.seed)
-        attribute_report.write_plots(folder, scored)
+        sides = code_side(enrol_codes, cells[name].enrolment), code_side(codes, cells[name].test)
+        terms = attribute_plots.single_terms(models, *sides, cells[name].pairs, args.seed)
+        attribute_report.write_plots(folder, scored, *terms)
     about = {
         "models": {kind: model.meta for kind, model in models.items()},
         "lists": {name: {"file": found.name, "hash": found.hash} for name, found in lists.items()},
@@ -280,7 +295,7 @@ def main(argv=None):
     if words[0] not in COMMANDS:
         raise ValueError(f"unknown command {words[0][:40]!r}: one of {', '.join(COMMANDS)}")
     _, make_flags, run = COMMANDS[words[0]]
-    args, _ = parse(make_flags(), words[1:])
+    args, args.given = parse(make_flags(), words[1:])
     return run(args)
 
 

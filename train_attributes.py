@@ -27,14 +27,14 @@ from engine.log import RunLog, run_main, versions
 from engine.state import seed_everything
 from scoring import plots, vectors
 from scoring.codes import Codes, write_codes
-from scoring.embeddings import Table, read_table
+from scoring.embeddings import Table, read_table, write_table
 
 # The losses under the names of the published log; others are logged under their own.
 TAGS = {"mse": "MSE", "triplet": "Triplet", "arcface": "ArcFace", "sparsity": "Sparsity"}
 # Flags of the commands that make codes or export; others are of the training and would do nothing there.
 ENCODE_FLAGS = (
-    "binarize", "embeddings", "list", "out", "vectors_to", "vector_format", "export", "initial_model", "save_path",
-    "device", "gpu_id", "allow_other_embeddings",
+    "binarize", "embeddings", "list", "out", "reconstruction", "vectors_to", "vector_format", "export", "initial_model",
+    "save_path", "device", "gpu_id", "allow_other_embeddings",
 )  # fmt: skip
 
 # ---------------------------------------------------------------- flags
@@ -71,6 +71,12 @@ def make_flags():
     codes.add_argument("--list", default="", metavar="FILE", help="only these recordings (default: the whole table)")
     codes.add_argument("--out", default="", metavar="FILE.npz", help="the table of codes")
     codes.add_argument(
+        "--reconstruction",
+        default="",
+        metavar="FILE.npz",
+        help="write the embeddings rebuilt from the codes there, too",
+    )
+    codes.add_argument(
         "--vectors_to", default="", metavar="FOLDER", help="write a file <name>_ba for each recording there, too"
     )
     codes.add_argument("--vector_format", choices=vectors.FORMATS, default="npy", help="format of these files")
@@ -99,7 +105,7 @@ def read_flags(argv=None):
     if args.binarize or args.export:
         check_encoding(args, given)
         return args
-    for name in ("embeddings", "list", "out", "vectors_to", "vector_format"):
+    for name in ("embeddings", "list", "out", "reconstruction", "vectors_to", "vector_format"):
         if name in given:
             raise ValueError(f"--{name} works with --binarize")
     EmbeddingLoader.check(args)
@@ -120,8 +126,13 @@ def check_encoding(args, given):
         raise ValueError("--binarize needs --embeddings: a table of extract_embeddings.py")
     if args.binarize and not args.out.endswith(".npz"):
         raise ValueError(f"--out {args.out or '(missing)'}: the table's name must end in .npz")
-    if not args.binarize and (args.embeddings or args.out or args.vectors_to or args.list):
-        raise ValueError("--embeddings, --list, --out and --vectors_to work with --binarize")
+    if args.reconstruction and not args.reconstruction.endswith(".npz"):
+        raise ValueError(f"--reconstruction {args.reconstruction}: the table's name must end in .npz")
+    written = [Path(path).resolve() for path in (args.embeddings, args.out, args.reconstruction) if path]
+    if len(set(written)) < len(written):
+        raise ValueError("--embeddings, --out and --reconstruction name one file twice")
+    if not args.binarize and (args.embeddings or args.out or args.vectors_to or args.list or args.reconstruction):
+        raise ValueError("--embeddings, --list, --out, --reconstruction and --vectors_to work with --binarize")
     if args.vector_format != "npy" and not args.vectors_to:
         raise ValueError("--vector_format needs --vectors_to")
 
@@ -317,19 +328,23 @@ def make_codes(args):
 
 
 def binarize(network, path: str, table: Table, args):
-    """Write the codes of a table of embeddings."""
+    """Write the codes of a table of embeddings, and what the decoder makes of them."""
     bits = AttributeNet.encode(network, table.vectors, distributed.device_of(args))
-    meta = {
+    maker = {
         "encoder": Path(path).name,
         "encoder_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12],
-        "attributes": bits.shape[1],
-        "embeddings": table.meta,
     }
+    meta = {**maker, "attributes": bits.shape[1], "embeddings": table.meta}
     codes = Codes(table.names, bits, table.seconds, meta, args.out)
     write_codes(args.out, codes)
     print(codes.describe())
     rate = bits.mean(0, dtype=np.float64)
     print(f"rate {rate.mean():.4f}, {np.sum(rate == 0)} dead and {np.sum(rate == 1)} always-on attributes")
+    if args.reconstruction:
+        remade = AttributeNet.reconstruct(network, table.vectors, distributed.device_of(args))
+        rebuilt = Table(table.names, remade, table.seconds, table.meta | maker, args.reconstruction)
+        write_table(args.reconstruction, rebuilt)
+        print(rebuilt.describe())
     if args.vectors_to:
         stems = vectors.stems([name.decode() for name in table.names], args.vectors_to)
         vectors.write_vectors(stems, np.stack([bits, 1 - bits], axis=2), "ba", args.vector_format)

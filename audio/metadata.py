@@ -130,7 +130,7 @@ def _read_table(path, text: str, sep: str, item: str) -> tuple[dict[str, list[st
     try:
         rows = [(reader.line_num, row) for row in reader if row]
     except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num}: not a table of comma-separated values ({error})") from None
+        raise ValueError(f"{path}, line {reader.line_num}: no columns separated by {sep!r} ({error})") from None
     if len(rows) < 2:
         raise ValueError(f"{path}: holds no {item}; expected a header and a line for each {item}")
     header = [name.strip() for name in rows[0][1]]

@@ -19,14 +19,17 @@ class LossFunction(nn.Module):
         triplet_type: which triplets are mined, by d(a, n) - d(a, p): at most triplet_miner_margin (all), of these not
             above 0 (hard) or above 0 (semihard), or the ones above triplet_miner_margin (easy).
         triplet_margin: the margin of the loss.
+        samples_per_class: recordings of a speaker in a batch; of one alone there is no triplet.
     """
 
     TASK = "attributes"
     DEFAULT_WEIGHT = 1.0
     NEEDS_TRAIN_CLASSES = False
 
-    def __init__(self, triplet_type="all", triplet_miner_margin=0.3, triplet_margin=0.05):
+    def __init__(self, triplet_type="all", triplet_miner_margin=0.3, triplet_margin=0.05, samples_per_class=2):
         super().__init__()
+        if samples_per_class < 2:
+            raise ValueError("triplet needs two recordings of a speaker in a batch: give --samples_per_class 2 or more")
         bounds(triplet_type, triplet_miner_margin)
         self.kind, self.miner_margin, self.margin = triplet_type, triplet_miner_margin, triplet_margin
 

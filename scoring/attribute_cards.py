@@ -51,8 +51,9 @@ def make_measures(numbers: dict[str, np.ndarray], texts: dict[str, list[str]]) -
             if not 2 <= len(known) <= MOST_CATEGORIES:
                 left_out[name] = f"{len(known)} different words" if len(known) > 1 else "one value"
                 continue
-            for word in known[len(known) == 2 :]:
-                numbers = {**numbers, f"{name} = {word}": np.array([float(text == word) for text in column])}
+            for word in known[1:] if len(known) == 2 else known:
+                flags = [float(text == word) if text else np.nan for text in column]
+                numbers = {**numbers, f"{name} = {word}": np.array(flags)}
     for name, column in numbers.items():
         known = np.isfinite(column)
         if not known.any() or np.ptp(column[known]) == 0:

@@ -1,5 +1,5 @@
 """Flags of score_attributes.py fit and test, and what is wrong with them together.
-Entry points: add_fit_arguments, check_fit; add_test_arguments, check_test; FIT_RANGES, TEST_RANGES.
+Entry points: add_fit_arguments, check_fit; add_test_arguments, check_test; refuse, refuse_idle; two tables of RANGES.
 """
 
 from scoring import drop_in, likelihood, metrics
@@ -18,7 +18,7 @@ def add_fit_arguments(parser):
     given.add_argument("--codes", default="", metavar="FILE.npz", help="codes of the reference population")
     given.add_argument("--list", default="", help="its recordings and speakers: CSV (id, speaker) or `speaker file`")
     given.add_argument("--out", default="exps/attributes", help="folder for the models and the table of attributes")
-    given.add_argument("--models", nargs="+", choices=likelihood.KINDS, default=list(likelihood.KINDS), help="which")
+    given.add_argument("--models", nargs="+", choices=likelihood.KINDS, default=list(likelihood.KINDS), help="to fit")
     parser.add_bool("--allow_single", help="fit although every speaker has one recording: drop-out is then 0")
     parser.add_argument("--sep", default="\\t", help="separator of a table of trials (default: tab)")
     dropped = parser.add_argument_group("typicality, drop-out, drop-in (dna, speech)")
@@ -51,7 +51,7 @@ def check_fit(args):
     """
     ratios = set(args.models) & set(RATIOS)
     dev = args.dev_codes or args.dev_trials or args.dev_list
-    _refuse(
+    refuse(
         (not args.codes, "--codes is required: codes of the population by train_attributes.py --binarize"),
         (not args.list, "--list is required: the recordings of the population and their speakers"),
         (bool(args.typicality) != bool(args.drop_out), "--typicality and --drop_out need each other"),
@@ -64,6 +64,16 @@ def check_fit(args):
         (dev and not args.tune_drop_in, "--dev_codes, --dev_trials and --dev_list are for --tune_drop_in"),
         (args.tune_by != "cllr" and not args.tune_drop_in, "--tune_by is for --tune_drop_in"),
         (not 0 < args.q < args.p < 1 or not 0 < args.f < 1, "--f, --p, --q: 0 < f < 1 and 0 < q < p < 1 are needed"),
+    )
+    owners, rates = "maxllr" in args.models, "beta" in args.models
+    refuse_idle(
+        args.given,
+        ("drop_in", ratios and not args.tune_drop_in, "the models dna and speech without --tune_drop_in"),
+        ("typicality_threshold", ratios, "the models dna and speech"),
+        ("iterations", owners or rates, "the models maxllr and beta"),
+        *((name, owners, "the model maxllr") for name in "fpq"),
+        ("eps", rates, "the model beta"),
+        ("sep", args.dev_trials, "--dev_trials"),
     )
 
 
@@ -110,7 +120,7 @@ def check_test(args):
         ValueError: which, and what to do.
     """
     both = args.calibration_codes and args.calibration_list
-    _refuse(
+    refuse(
         (not args.model, "--model is required: a folder that `score_attributes.py fit` wrote"),
         (not args.codes, "--codes is required: a table by train_attributes.py --binarize"),
         (not args.test_list, "--test_list is required"),
@@ -127,7 +137,18 @@ def check_test(args):
     )  # fmt: skip
 
 
-def _refuse(*wrong: tuple):
+def refuse(*wrong: tuple):
+    """Raise ValueError of the message of the first (holds, message) that holds."""
     for holds, message in wrong:
         if holds:
             raise ValueError(message)
+
+
+def refuse_idle(given: dict[str, str], *flags: tuple):
+    """Refuse flags that would do nothing, (name, whether it does something, what it is for), unless a config has them.
+
+    Args:
+        given: where each flag was given, of engine.args.parse.
+    """
+    told = {name for name, source in given.items() if source != "config"}
+    refuse(*((name in told and not useful, f"--{name} is for {what}") for name, useful, what in flags))

@@ -3,15 +3,16 @@ Entry points: Scored, write_fitted, write_scored, measure, write_plots, write_re
 """
 
 import csv
+import io
 import json
-import os
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from scoring import calibration, llr_plots, metrics, plots, population, summary, trials
+from scoring import attribute_plots, calibration, llr_plots, metrics, plots, population, summary, trials
 from scoring.attribute_systems import EMBEDDINGS
+from scoring.embeddings import write_text
 from scoring.sides import Cells
 
 FIRST = ("list", "system", "scores")  # leading columns of a row of error rates
@@ -46,16 +47,14 @@ def write_scored(folder: Path, scored: Scored):
     for (system, kind), scores in scored.made.items():
         trials.write_scores(folder / f"scores_{scored.name}_{_word(system, kind)}.txt", scores, pairs, names)
     columns = [_word(*key) for key in scored.made]
-    path = folder / f"scores_{scored.name}.csv"
-    part = path.with_name(f".{path.name}.part")
-    with open(part, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["enrollment", "test", *([] if scored.labels is None else ["label"]), *columns])
-        shown = [[f"{score:.6g}" for score in scores.tolist()] for scores in scored.made.values()]
-        labels = [] if scored.labels is None else [scored.labels.tolist()]
-        first, second = ([names[i] for i in side] for side in pairs.T.tolist())
-        writer.writerows(zip(first, second, *labels, *shown))
-    os.replace(part, path)
+    shown = [[f"{score:.6g}" for score in scores.tolist()] for scores in scored.made.values()]
+    labels = [] if scored.labels is None else [scored.labels.tolist()]
+    first, second = ([names[i] for i in side] for side in pairs.T.tolist())
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["enrollment", "test", *([] if scored.labels is None else ["label"]), *columns])
+    writer.writerows(zip(first, second, *labels, *shown))
+    write_text(folder / f"scores_{scored.name}.csv", text.getvalue())
 
 
 def _word(system: str, kind: str = "raw") -> str:
@@ -77,17 +76,19 @@ def measure(scored: Scored, eer_method: str, replicates: int, seed: int) -> list
     return rows
 
 
-def write_plots(folder: Path, scored: Scored):
-    """Draw DET curves of all systems, Tippett and ECE plots of those that give likelihood ratios."""
-    rates = {system: key for key in scored.made for system in key[:1] if key[1] != "calibrated"}
-    plots.det_plot(
-        folder / f"det_{scored.name}.png", {name: (scored.made[key], scored.labels) for name, key in rates.items()}
-    )
+def write_plots(folder: Path, scored: Scored, drawn: int, terms: dict):
+    """Draw DET curves of all systems, Tippett and ECE plots of those that give likelihood ratios, and the partial LLRs
+    of `drawn` trials by case, where there are some; see attribute_plots.single_terms."""
+    # a calibration changes no rate
+    rates = {key[0]: (scores, scored.labels) for key, scores in scored.made.items() if key[1] != "calibrated"}
+    plots.det_plot(folder / f"det_{scored.name}.png", rates)
     done = [key for key in scored.made if key[1] != "raw"] or [key for key in scored.made if "cosine" not in key[0]]
-    ratios = {" ".join(_word(*key).split("_")): (scored.made[key], scored.labels) for key in done}
+    ratios = {_word(*key).replace("_", " "): (scored.made[key], scored.labels) for key in done}
     if ratios:
         llr_plots.tippett_plot(folder / f"tippett_{scored.name}.png", ratios)
         llr_plots.ece_plot(folder / f"ece_{scored.name}.png", ratios)
+    if drawn and terms:
+        attribute_plots.partials_plot(folder / f"partials_{scored.name}.png", drawn, terms)
 
 
 def _binary_loss(rows: list[dict], codes: str, embeddings: str) -> dict[str, float | None]:
@@ -111,19 +112,14 @@ def write_results(folder: Path, rows: list[dict], about: dict, replicates: int):
         note += "Cllr in bits takes scores for natural-log likelihood ratios, which cosines and raw dna, speech are not"
         print(f"\n{text}\n\n{note}")
         summary.write_rows(folder / "results.csv", rows, FIRST)
-        _write_text(folder / "results.md", f"{text}\n\n{note}\n")
+        write_text(folder / "results.md", f"{text}\n\n{note}\n")
         lost = _binary_loss(rows, "cosine", EMBEDDINGS)
     for name, loss in lost.items():
         share = "the embeddings make no error" if loss is None else f"EER of the codes' cosine {100 * loss:+.1f} %"
         print(f"{name}: cost of going binary: {share}")
-    _write_text(
+    write_text(
         folder / "metrics.json",
         json.dumps({**values, "eer_lost_by_going_binary": lost}, indent=2, allow_nan=False) + "\n",
     )
-    print(f"written: {folder}/metrics.json, results.csv, results.md, scores_*, det_*, tippett_*, ece_*")
-
-
-def _write_text(path: Path, text: str):
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    told = ", results.csv, results.md, det_*, tippett_*, ece_*, partials_* (.png)" if rows else ""
+    print(f"written: {folder}/metrics.json, scores_*{told}")

@@ -7,7 +7,7 @@ import numpy as np
 from scoring import calibration, fusion
 from scoring.codes import Codes
 from scoring.embeddings import Table
-from scoring.likelihood import AttributeModel, score_pairs
+from scoring.likelihood import AttributeModel, fingerprint, score_pairs
 from scoring.sides import Cells, code_side, embedding_scores
 
 EMBEDDINGS = "cosine of embeddings"
@@ -24,10 +24,15 @@ def raw_scores(
 
 
 def fit_calibrations(
-    raw: dict[str, np.ndarray], labels: np.ndarray, about: dict, strength: float | None
-) -> dict[str, calibration.Calibration]:
-    """Return an affine calibration of every system, fitted on its scores of other trials."""
-    return {system: calibration.fit(scores, labels, [system], 0.5, about, strength) for system, scores in raw.items()}
+    models: dict[str, AttributeModel], raw: dict[str, np.ndarray], labels: np.ndarray, about: dict,
+    strength: float | None,
+) -> dict[str, calibration.Calibration]:  # fmt: skip
+    """Return an affine calibration of every system, fitted on its scores of other trials; it says of which model."""
+    made = {}
+    for system, scores in raw.items():
+        model = {"model": fingerprint(models[system])} if system in models else {}
+        made[system] = calibration.fit(scores, labels, [system], 0.5, about | model, strength)
+    return made
 
 
 def fit_fusions(

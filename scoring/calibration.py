@@ -14,6 +14,7 @@ from scoring.metrics import check_costs, check_trials, cllr, min_cllr
 
 MOST_STEPS = 100  # of Newton; a fit that has an end finds it in about ten
 GRADIENT = 1e-9  # norm of the gradient at which the fit counts as done
+ROUNDING = 1e-14  # by which share the loss may rise: near its end a good step changes it by less than a digit
 # Weight of half the squared scales (of standardised inputs) where the classes are separated and no fit would end.
 RIDGE = 1e-3
 MEASURES = ("seconds", "magnitude", "cohort")
@@ -130,7 +131,7 @@ def _newton(standard, labels, prior, ridge):
         move = np.linalg.solve(curve, gradient)
         for _ in range(40):  # halved until the loss falls
             changed = loss(weights - move)
-            if changed <= value:
+            if changed <= value + ROUNDING * abs(value):
                 break
             move = move / 2
         else:  # at the limit of double precision

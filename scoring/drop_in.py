@@ -2,14 +2,13 @@
 Entry points: search_drop_in, describe, write_search.
 """
 
-import csv
-import os
 from pathlib import Path
 
 import numpy as np
 
 from scoring import calibration, metrics
 from scoring.likelihood import AttributeModel, Side, published_model, score_pairs
+from scoring.summary import write_rows
 
 GRID = (0.001, 0.002, 0.005, 0.01, *np.round(np.arange(0.02, 1.0, 0.02), 2).tolist())
 # What is least at the best value: Cllr in bits of the ratios as they are, or after an affine calibration.
@@ -55,10 +54,4 @@ def describe(kind: str, rows: list[dict], criterion: str, name: str) -> str:
 
 def write_search(path: str | Path, rows: list[dict]):
     """Write the rows of a search as CSV, whole or not at all."""
-    path = Path(path)
-    part = path.with_name(f".{path.name}.part")
-    with open(part, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(part, path)
+    write_rows(path, rows, tuple(rows[0]), ())

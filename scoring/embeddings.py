@@ -11,11 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
+# The meta that two tables must share for their embeddings to be used together.
+SOURCE = ("sha256", "wav_scale", "encoder_sha256")
+
 
 @dataclass
 class Table:
     """`names` (files,) as bytes, `vectors` (files, dim) float32, `seconds` of speech used (files,) float32, `meta` of
-    plain data: checkpoint, its hash, class, wav_scale, options."""
+    plain data: checkpoint, its hash, class, wav_scale, options; encoder and its hash where bits were rebuilt."""
 
     names: np.ndarray
     vectors: np.ndarray
@@ -43,23 +46,28 @@ class Table:
 
 def made_by(meta: dict) -> str:
     """Return the checkpoint that made embeddings, from their `meta`, in words."""
-    return f"{meta.get('checkpoint', 'unknown checkpoint')} (sha256 {meta.get('sha256', 'unknown')})"
+    made = f"{meta.get('checkpoint', 'unknown checkpoint')} (sha256 {meta.get('sha256', 'unknown')})"
+    if "encoder_sha256" not in meta:
+        return made
+    return f"{made}, rebuilt from the bits of {meta.get('encoder')} (sha256 {meta['encoder_sha256']})"
 
 
-def check_source(meta: dict, path: str | Path, other: dict, other_path: str | Path):
+def check_source(
+    meta: dict, path: str | Path, other: dict, other_path: str | Path, allow: str = "--allow_other_embeddings"
+):
     """Refuse to use embeddings together that were made by different networks or at another sample scale.
 
     Args:
         meta, other: the meta of two tables; a file that says nothing of its embeddings' origin has an empty one.
+        allow: the flag that lifts the refusal.
 
     Raises:
         ValueError: what made each, and what to do.
     """
-    if any(meta.get(key) != other.get(key) for key in ("sha256", "wav_scale")):
+    if any(meta.get(key) != other.get(key) for key in SOURCE):
         one, two = (f"{made_by(made)} at wav_scale {made.get('wav_scale', 'unknown')}" for made in (meta, other))
         raise ValueError(
-            f"{path} holds or wants embeddings by {one}, {other_path} by {two}: extract both alike, or give "
-            "--allow_other_embeddings"
+            f"{path} holds or wants embeddings by {one}, {other_path} by {two}: extract both alike, or give {allow}"
         )
 
 
@@ -105,6 +113,12 @@ def whole_file(path: str | Path, sync: bool = True):
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def write_text(path: str | Path, text: str):
+    """Write text in UTF-8; the file appears complete or not at all."""
+    with whole_file(path) as file:
+        file.write(text.encode())
 
 
 def write_npz(path: str | Path, **arrays):

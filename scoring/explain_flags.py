@@ -2,6 +2,8 @@
 Entry points: add_explain_arguments, check_explain; EXPLAIN_RANGES.
 """
 
+from scoring.attribute_flags import refuse, refuse_idle
+
 EXPLAIN_RANGES = {"trial": (1, None), "wav_scale": (1e-6, 1e9), "entry_level": (1e-12, 1), "seed": (0, None)}
 
 
@@ -50,7 +52,7 @@ def check_explain(args):
     """
     recordings, sides = args.initial_model or args.encoder, args.enrol or args.test
     compares = recordings or sides or args.test_list or args.model
-    wrong = [
+    refuse(
         (not (compares or args.cards), "nothing to explain: --enrol and --test, --test_list with --trial, or --cards"),
         (args.cards and (compares or args.calibration or args.dev_trials),
          "--cards describes a population: leave out what is of one comparison"),
@@ -69,7 +71,12 @@ def check_explain(args):
         (args.dev_trials and recordings and not args.dev_codes, "--dev_trials needs --dev_codes here"),
         (args.wav_scale is not None and not recordings, "--wav_scale needs --initial_model"),
         (args.device and not recordings, "--device is for --initial_model"),
-    ]  # fmt: skip
-    for holds, message in wrong:
-        if holds:
-            raise ValueError(message)
+    )  # fmt: skip
+    refuse_idle(
+        args.given,
+        ("entry_level", args.cards, "--cards"),
+        ("seed", args.cards, "--cards"),
+        ("allow_other_encoder", compares, "one comparison"),
+        ("list", args.cards or args.audio_path or args.dev_trials, "--cards, --audio_path or --dev_trials"),
+        ("sep", args.test_list or args.dev_trials, "--test_list or --dev_trials"),
+    )

@@ -74,35 +74,34 @@ def comparison_page(
 
 def _result(explained: Explanation, calibration: Calibration | None) -> list[str]:
     final = explained.final
-    state = "calibrated" if explained.calibrated is not None else "not calibrated"
-    raw = f", before calibration {explained.llr:+.3f}" if explained.calibrated is not None else ""
     if explained.kind == "cosine" and calibration is None:
         return [
             page.paragraph(f"Cosine score {final:.4f}", "large"),
             page.paragraph("A similarity is no likelihood ratio: calibrate it with --calibration.", "note"),
         ]
+    if calibration is None:
+        return [
+            page.paragraph(f"Sum of the terms {final:+.2f}, not calibrated", "large"),
+            page.paragraph(
+                "The terms are added as if the attributes were independent, which they are not: the sum can be far too "
+                "large, is no likelihood ratio to report and deserves no words. Give --calibration, fitted on other "
+                "comparisons of such recordings.",
+                "note",
+            ),
+        ]
     inverse = f" (1 to {ratio_text(-final)})" if final < 0 else ""
     rows = [
         page.paragraph(f"Likelihood ratio {ratio_text(final)}{inverse}", "large"),
-        page.paragraph(f"LLR {final:+.3f} (natural logarithm; log10 {final / np.log(10):+.2f}), {state}{raw}."),
-    ]
-    if calibration is None:
-        rows.append(
-            page.paragraph(
-                "This ratio is not calibrated: it can be far too large or too small, and deserves no words yet (of a "
-                f"calibrated one they would be: {verbal(final)}). Give --calibration, fitted on other comparisons of "
-                "such recordings.",
-                "note",
-            )
-        )
-    else:
-        rows.append(page.paragraph(f"In words: {verbal(final)}."))
-    rows += [
+        page.paragraph(
+            f"LLR {final:+.3f} (natural logarithm; log10 {final / np.log(10):+.2f}), calibrated, before calibration "
+            f"{explained.llr:+.3f}."
+        ),
+        page.paragraph(f"In words: {verbal(final)}."),
         page.paragraph(MEANING.format(ratio=f"{ratio_text(final)} times{inverse}")),
         page.paragraph(_scale_text(), "quiet"),
     ]
     limit = _limit(final, calibration)
-    if calibration is not None and explained.recordings != (1, 1):
+    if explained.recordings != (1, 1):
         limit += " A calibration holds for as many recordings a side as the comparisons had that it was fitted on."
     return rows + ([page.paragraph(limit.strip(), "note")] if limit else [])
 
@@ -112,10 +111,9 @@ def _scale_text() -> str:
     return f"Words by one convention among several ({SOURCE}): {steps}; the same for inverse ratios."
 
 
-def _limit(final: float, calibration: Calibration | None) -> str:
+def _limit(final: float, calibration: Calibration) -> str:
     """Return a warning where a ratio lies beyond what the calibration's trials can vouch for."""
-    fitted = calibration.fitted_on if calibration is not None else {}
-    trials, targets = fitted.get("trials"), fitted.get("targets")
+    trials, targets = calibration.fitted_on.get("trials"), calibration.fitted_on.get("targets")
     if not isinstance(trials, int) or not isinstance(targets, int):
         return ""
     # a ratio above x must be rarer than 1 in x among different speakers: N trials show that up to about N

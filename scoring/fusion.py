@@ -56,10 +56,11 @@ def fit_fusion(
     mean, deviation = terms.mean(0), terms.std(0)
     constant = deviation < 1e-12 * np.maximum(1, np.abs(mean))
     deviation = np.where(constant, 1.0, deviation)
-    solver = {"solver": "liblinear", "tol": 1e-6} if penalise_offset else {"solver": "saga", "tol": 1e-6}
+    # the offset is the weight of a constant, penalised like the others where that is 1 and next to nothing at 1e6
+    constant_input, tolerance = (1, 1e-6) if penalise_offset else (1e6, 1e-9)
     machine = LogisticRegression(
-        l1_ratio=1.0, C=strength, class_weight="balanced" if balanced else None, max_iter=MOST_ITERATIONS,
-        random_state=0, **solver,
+        solver="liblinear", l1_ratio=1.0, C=strength, class_weight="balanced" if balanced else None,
+        max_iter=MOST_ITERATIONS, random_state=0, tol=tolerance, intercept_scaling=constant_input,
     )  # fmt: skip
     machine.fit((terms - mean) / deviation, labels)
     weights = np.where(constant, 0.0, machine.coef_[0])

@@ -5,6 +5,7 @@ All in float64. The LLR models are sums over attributes of joint[a_e + a_t] - ow
 activations of a side: all against all is one matrix product for single recordings, a few for several.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,13 +120,13 @@ def published_model(
     """Return a dna or speech model of given typicality and drop-out (n,).
 
     Raises:
-        ValueError: lengths differ, or drop_in is not between 0 and 1.
+        ValueError: lengths differ, or drop_in is no probability.
     """
     typical, dropped = np.asarray(typical, dtype=np.float64), np.asarray(dropped, dtype=np.float64)
     if typical.shape != dropped.shape or typical.ndim != 1:
         raise ValueError(f"typicality {typical.shape} and drop-out {dropped.shape} are of different attributes")
-    if not 0 < drop_in < 1:
-        raise ValueError(f"drop-in {drop_in:g} must lie between 0 and 1")
+    if not 0 <= drop_in <= 1:
+        raise ValueError(f"drop-in {drop_in:g} is no probability")
     used = typical >= max(least_typicality, 1e-12)
     about = {**_about(kind, used), "drop_in": drop_in, **(meta or {})}
     return AttributeModel(kind, {"typicality": typical, "drop_out": dropped}, used, about)
@@ -133,6 +134,15 @@ def published_model(
 
 def _about(kind: str, used: np.ndarray) -> dict:
     return {"kind": kind, "attributes": len(used), "version": VERSION}
+
+
+def fingerprint(model: AttributeModel) -> str:
+    """Return 12 hexadecimal digits that tell apart models that score differently."""
+    about = {name: model.meta.get(name) for name in ("kind", "drop_in", "encoder_sha256")}
+    digest = hashlib.sha256(json.dumps(about).encode() + model.used.tobytes())
+    for name in sorted(model.parameters):
+        digest.update(np.ascontiguousarray(model.parameters[name]).tobytes())
+    return digest.hexdigest()[:12]
 
 
 # ---------------------------------------------------------------- terms
@@ -312,10 +322,9 @@ def _check(model: AttributeModel, *sides: Side):
         if side.active.size and ((side.active < 0) | (side.active > side.recordings[:, None])).any():
             raise ValueError("codes are not binary: an attribute is active in less than 0 or more than all recordings")
         if model.kind in SINGLE_ONLY and (side.recordings > 1).any():
-            row = int(np.argmax(side.recordings > 1))
             raise ValueError(
-                f"{model.kind} compares one recording with one; row {row + 1} pools {side.recordings[row]} (maxllr, "
-                "beta and cosine take several)"
+                f"{model.kind} compares one recording with one; a side here pools {side.recordings.max()} "
+                "(maxllr, beta and cosine take several)"
             )
 
 
@@ -342,8 +351,8 @@ def read_model(path: str | Path) -> AttributeModel:
     for name, values in parameters.items():
         if len(values) != len(used) or values.shape[1:] not in ((), (2,)) or (values < 0).any():
             raise ValueError(f"{path}: its {name!r} {values.shape} is not of {len(used)} attributes, or below 0")
-    if kind in SINGLE_ONLY and not (isinstance(meta.get("drop_in"), float) and 0 < meta["drop_in"] < 1):
-        raise ValueError(f"{path}: its drop-in {meta.get('drop_in')!r} does not lie between 0 and 1")
+    if kind in SINGLE_ONLY and not (isinstance(meta.get("drop_in"), (int, float)) and 0 <= meta["drop_in"] <= 1):
+        raise ValueError(f"{path}: its drop-in {meta.get('drop_in')!r} is no probability")
     return AttributeModel(kind, parameters, used, meta)
 
 

@@ -1,13 +1,11 @@
 """Self-contained HTML pages that need no network and no script: text, tables, charts, recordings.
-Entry points: page, section, paragraph, facts, table, picture, player, write_page; all take plain text and escape it.
+Entry points: page, section, paragraph, facts, table, picture, player; all take plain text and escape it.
 
 Every function returns HTML as text, page() joins such parts. Charts come from scoring/charts.py, or as PNG.
 """
 
 import base64
 import html
-import os
-from pathlib import Path
 
 # Colours are named by what they mean; the dark set follows the reader's system.
 STYLE = """
@@ -66,15 +64,6 @@ def page(title: str, parts: list[str], subtitle: str = "") -> str:
         f'<link rel="icon" href="data:,">\n<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n'
         f"<body>\n<h1>{escape(title)}</h1>\n{below}" + "\n".join(parts) + "\n</body>\n</html>\n"
     )
-
-
-def write_page(path: str | Path, text: str):
-    """Write a document, whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
 
 
 def section(title: str, parts: list[str], anchor: str = "", level: int = 2) -> str:

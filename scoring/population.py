@@ -2,13 +2,14 @@
 Entry points: population, typicality, drop_out, fit_maxllr, fit_beta; read_published, write_published.
 """
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from scipy.special import expit
+
+from scoring.embeddings import write_text
 
 # Probabilities of MaxLLR stay this far from 0 and 1: one recording then carries at most 13.8 nats.
 PROBABILITY_MARGIN = 1e-6
@@ -138,21 +139,21 @@ def fit_beta(pop: Population, iterations: int = 100, eps: float = 1e-8) -> np.nd
     # an attribute that is all or nothing for every speaker has none above 0
     common = np.exp(np.log(np.maximum(precision[fitting], 1e-3)).mean()) if fitting.any() else 1.0
     alpha = np.clip(mean * common + eps, ALPHA_LEAST, ALPHA_MOST)
-    more = np.stack([_more_than(counts[..., k]) for k in range(2)], axis=-1)  # (most, n, 2)
-    all_more = _more_than(pop.recordings[:, None])  # (most, 1)
-    steps, all_steps = np.arange(len(more))[:, None, None], np.arange(len(all_more))[:, None]
+    most = int(pop.recordings.max())
+    more = np.stack([_more_than(counts[..., k], most) for k in range(2)], axis=-1)  # (most, n, 2)
+    all_more = _more_than(pop.recordings[:, None], most)  # (most, 1)
+    steps = np.arange(most)[:, None]
     for _ in range(iterations):
         # sum over speakers of psi(c + alpha) - psi(alpha) = sum over j of (speakers with c > j) / (alpha + j)
-        numerator = (more / (alpha + steps)).sum(0)
-        denominator = (all_more / (alpha.sum(-1) + all_steps)).sum(0)
+        numerator = (more / (alpha + steps[..., None])).sum(0)
+        denominator = (all_more / (alpha.sum(-1) + steps)).sum(0)
         alpha = np.clip(alpha * numerator / denominator[:, None], ALPHA_LEAST, ALPHA_MOST)
     return alpha
 
 
-def _more_than(counts: np.ndarray) -> np.ndarray:
-    """Return how many of the rows of counts (K, n) are above 0, 1, 2, ... (largest count, n)."""
+def _more_than(counts: np.ndarray, most: int) -> np.ndarray:
+    """Return how many of the rows of counts (K, n), none above `most`, are above 0, 1, 2, ... (most, n)."""
     rows, columns = counts.shape
-    most = int(counts.max(initial=0))
     flat = (counts * columns + np.arange(columns)).reshape(-1)
     histogram = np.bincount(flat, minlength=(most + 1) * columns).reshape(most + 1, columns)
     return rows - np.cumsum(histogram, axis=0)[:most]
@@ -196,10 +197,7 @@ def read_published(path: str | Path, attributes: int | None = None) -> np.ndarra
 
 def write_published(path: str | Path, values: np.ndarray):
     """Write one value per attribute as lines `BA7 : 0.650510`, whole or not at all."""
-    path = Path(path)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text("".join(f"BA{i} : {value:.6f}\n" for i, value in enumerate(values)), encoding="utf-8")
-    os.replace(part, path)
+    write_text(path, "".join(f"BA{i} : {value:.6f}\n" for i, value in enumerate(values)))
 
 
 # ---------------------------------------------------------------- table of attributes
@@ -216,12 +214,9 @@ def count_attributes(pop: Population) -> dict[str, int]:
 
 def write_attributes(path: str | Path, columns: dict[str, np.ndarray]):
     """Write a CSV of one line an attribute, counted from 0, whole or not at all."""
-    path = Path(path)
-    part = path.with_name(f".{path.name}.part")
     cells = [
         [f"{value:.6g}" if values.dtype.kind == "f" else str(int(value)) for value in values]
         for values in map(np.asarray, columns.values())
     ]
     lines = [",".join(["attribute", *columns]), *(f"{i},{','.join(row)}" for i, row in enumerate(zip(*cells)))]
-    part.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    write_text(path, "\n".join(lines) + "\n")

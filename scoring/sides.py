@@ -1,5 +1,5 @@
 """The two sides of comparisons, each one recording or several: counts of codes, cosines of embeddings.
-Entry points: cells_of, code_side, embedding_scores, check_codes.
+Entry points: cells_of, code_side, embedding_scores, check_codes, check_embeddings.
 """
 
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from scoring.codes import Codes
-from scoring.embeddings import Table, made_by
+from scoring.embeddings import Table, check_source
 from scoring.likelihood import Side, pooled
 from scoring.norms import unit_length
 from scoring.trials import product_scores
@@ -44,9 +44,9 @@ def code_side(codes: Codes, cells: list[tuple[str, ...]]) -> Side:
     return pooled(codes.bits, rows_of(codes, cells))
 
 
-def embedding_scores(table: Table, cells: Cells, enrol_table: Table | None = None) -> np.ndarray:
+def embedding_scores(table: Table, cells: Cells) -> np.ndarray:
     """Return the cosines (trials,) of the mean directions of both sides."""
-    sides = [_mean_directions(enrol_table or table, cells.enrolment), _mean_directions(table, cells.test)]
+    sides = [_mean_directions(table, side) for side in (cells.enrolment, cells.test)]
     return product_scores(np.concatenate(sides), cells.names()[1])
 
 
@@ -69,11 +69,14 @@ def check_codes(meta: dict, path: str, attributes: int, codes: Codes, allow_othe
         return
     if meta.get("encoder_sha256") != codes.meta.get("encoder_sha256"):
         one, two = (f"{x.get('encoder')} (sha256 {x.get('encoder_sha256')})" for x in (codes.meta, meta))
-        what = f"by encoder {one}, {path} is of {two}: make the codes anew"
-    else:
-        made, wanted = codes.meta.get("embeddings", {}), meta.get("embeddings", {})
-        if all(made.get(key) == wanted.get(key) for key in ("sha256", "wav_scale")):
-            return
-        one, two = (f"{made_by(x)} at wav_scale {x.get('wav_scale', 'unknown')}" for x in (made, wanted))
-        what = f"of embeddings by {one}, {path} is of {two}: extract both alike"
-    raise ValueError(f"{codes.path}: codes {what}, or give --allow_other_encoder")
+        raise ValueError(
+            f"{codes.path}: codes by encoder {one}, {path} is of {two}: make the codes anew, or give "
+            "--allow_other_encoder"
+        )
+    made, wanted = codes.meta.get("embeddings", {}), meta.get("embeddings", {})
+    check_source(wanted, path, made, codes.path, "--allow_other_encoder")
+
+
+def check_embeddings(table: Table, codes: Codes):
+    """Refuse embeddings of another network than those that the codes were made of; errors as in check_source."""
+    check_source(codes.meta.get("embeddings", {}), codes.path, table.meta, table.path, "--allow_other_encoder")

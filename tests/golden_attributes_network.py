@@ -85,12 +85,11 @@ def bae_gradients(case):
 
 
 def threshold_ste(case):
-    # the limits are part of the threshold and no argument of it
-    check_arguments(case["args"], {"clip": lambda value: value == [-1, 1]})
+    check_arguments(case["args"], {"clip": lambda value: list_of(number)(value) and len(value) == 2})
     fill_modules(case)
     inputs = make_inputs(AREA, case, dict.fromkeys(("x", "upstream"), ("stored",)))
     x = torch.from_numpy(inputs["x"]).requires_grad_()
-    y = binarise(x)
+    y = binarise(x, tuple(case["args"]["clip"]))
     y.backward(torch.from_numpy(inputs["upstream"]))
     compare_case(AREA, case, {"y": y, "grad": x.grad})
 

@@ -34,6 +34,8 @@ def test_measures_from_numbers_and_words():
     ]
     assert found.values[:, :3].tolist() == [[100, 10, 0], [120, 20, 1], [300, 30, 1], [120, 20, 0]]
     assert found.gaps == {"f0": 1, "age": 1} and set(found.left_out) == {"flat", "none"}
+    two = make_measures({}, {"sex": ["f", "", "m", "m", ""]})  # unknown is neither
+    assert two.gaps == {"sex = m": 2} and two.values[:, 0].tolist() == [0, 1, 1, 1, 1]
     many = make_measures({}, {"id": [f"n{i}" for i in range(30)]})
     assert not many.names and "30 different words" in many.left_out["id"]
 

@@ -26,6 +26,14 @@ def test_it_undoes_scale_and_offset():
     assert abs(metrics.act_dcf(llrs, labels, 0.05) - metrics.min_dcf(llrs, labels, 0.05)[0]) < 0.02
 
 
+def test_a_fit_ends_where_rounding_hides_the_last_digits():
+    # at the fourth step the gradient is 2e-9 and a whole step leaves the loss at the last digit above
+    draw = np.random.default_rng(3)
+    scores = np.concatenate([draw.normal(3, 2, 80), draw.normal(-2, 2, 300)])
+    found = calibration.fit(scores, np.repeat([1, 0], [80, 300]), ["a"], strength=1e-3)
+    assert 0.04 < found.scales[0] < 0.63 and found.fitted_on["steps"] < 10
+
+
 @pytest.mark.parametrize("prior", [0.5, 0.01])
 def test_the_fit_is_the_optimum_of_its_objective(prior):
     scores, labels = gaussian(500)

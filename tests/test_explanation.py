@@ -16,7 +16,7 @@ from engine import foreign
 from models.AttributeEncoder import MainModel
 from scoring import calibration, charts, explanation, likelihood, page
 from scoring.codes import Codes, write_codes
-from scoring.embeddings import read_table
+from scoring.embeddings import read_table, write_text
 from scoring.explanation_page import Development, Recording, comparison_page
 from scoring.population import population
 
@@ -191,7 +191,7 @@ def test_charts_stay_in_their_frames():
 def test_tables_show_numbers_and_gaps(tmp_path):
     made = page.table(["name", "value"], [["a", 1.5], ["b", None], ["c", float("nan")]], "of things")
     assert "".join(Reader(made).text.split()) == "ofthingsnamevaluea1.500bc"
-    page.write_page(tmp_path / "new" / "p.html", page.page("t", [made]))
+    write_text(tmp_path / "new" / "p.html", page.page("t", [made]))
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["p.html"]
 
 

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from scipy.special import betaln
+from scipy.special import betaln, psi
 
 from scoring import drop_in, fusion, likelihood, metrics, population, smoothed
 from scoring.likelihood import KINDS, SINGLE_ONLY, Side
@@ -170,7 +170,7 @@ def test_sides_that_do_not_fit_are_refused(pop):
     for wrong, message in (
         (likelihood.single(bits[:, 1:]), "for a model of 24 attributes"),
         (likelihood.single(2 * bits), "not binary"),
-        (Side(bits, np.array([1, 1, 2])), "row 3 pools 2"),
+        (Side(bits, np.array([1, 1, 2])), "a side here pools 2"),
         (Side(bits, np.zeros(3, int)), "needs one recording"),
     ):
         for score in (
@@ -220,6 +220,19 @@ def test_fixed_point_finds_planted_parameters():
     active = draw.binomial(12, draw.beta(0.7, 2.0, (4000, 2)))
     found = population.fit_beta(population.Population([""] * 4000, active, recordings), 300)
     np.testing.assert_allclose(found, [[0.7, 2.0]] * 2, rtol=0.08)
+
+
+def test_fixed_point_follows_its_formula():
+    draw = np.random.default_rng(0)
+    recordings = draw.integers(1, 9, 12)
+    active = draw.binomial(recordings[:, None], 0.2, (12, 3))
+    assert active.max() < (recordings[:, None] - active).max()
+    pop = population.Population([""] * 12, active, recordings)
+    before, after = (population.fit_beta(pop, iterations) for iterations in (4, 5))
+    counts = np.stack([active, recordings[:, None] - active], -1)
+    whole, total = before.sum(-1), recordings[:, None]
+    step = (psi(counts + before) - psi(before)).sum(0) / (psi(total + whole) - psi(whole)).sum(0)[:, None]
+    np.testing.assert_allclose(after, before * step, rtol=1e-9)
 
 
 def test_degenerate_attributes_leave_the_others_alone(pop):
@@ -274,7 +287,7 @@ def test_damaged_models_are_refused(pop, tmp_path):
     model = likelihood.fit_model("dna", pop)
     for change, message in (
         ({"meta": {**model.meta, "version": 9}}, "of version 9"),
-        ({"meta": {**model.meta, "drop_in": 2.0}}, "drop-in 2.0 does not lie"),
+        ({"meta": {**model.meta, "drop_in": 2.0}}, "drop-in 2.0 is no probability"),
         ({"used": model.used[1:]}, "is not of 23 attributes"),
         ({"parameters": {"typicality": model.parameters["typicality"]}}, "no 'drop_out'"),
     ):
@@ -319,6 +332,14 @@ def test_decisions_count_what_is_accepted():
         assert found[name] == pytest.approx(value), name
     nothing = metrics.decisions([0.0, 1.0], [1, 0], 5)
     assert nothing["precision"] == nothing["F-score"] == nothing["MCC"] == 0 and nothing["FRR"] == 1
+
+
+def test_an_offset_without_penalty_is_the_log_odds_where_no_term_counts():
+    draw = np.random.default_rng(0)
+    terms, labels = draw.standard_normal((300, 5)), (np.arange(300) % 6 == 0).astype(int)
+    fitted = fusion.fit_fusion(terms, labels, 0.003, balanced=False, penalise_offset=False)
+    assert not fitted.weights.any() and fitted.offset == pytest.approx(np.log(50 / 250), abs=1e-3)
+    assert fusion.fit_fusion(terms, labels, 0.003, balanced=False).offset > -1.5
 
 
 def test_fusion_keeps_the_attributes_that_tell_speakers():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from scoring import llr_plots, metrics
+from scoring import attribute_plots, likelihood, llr_plots, metrics, population
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +48,31 @@ def test_plots(draw, trials, tmp_path):
         draw(tmp_path / "p.png", {})
     with pytest.raises(ValueError, match="no impostor"):
         draw(tmp_path / "p.png", {"a": (llrs[:400], labels[:400])})
+
+
+def test_partial_ratios_are_drawn_by_case(tmp_path, monkeypatch):
+    draw = np.random.default_rng(0)
+    bits = draw.integers(0, 2, (60, 7)).astype(np.uint8)
+    bits[:, 3] = 0  # dead: no model uses it
+    pop = population.population(bits, np.arange(60) % 12, [str(i) for i in range(12)])
+    models = {kind: likelihood.fit_model(kind, pop) for kind in ("cosine", "dna", "beta")}
+    enrol, test = likelihood.single(bits[:30]), likelihood.pooled(bits, [[0, 1], *([i] for i in range(30, 60))])
+    pairs = np.stack([np.arange(30), np.arange(30)], 1)
+    trials, terms = attribute_plots.single_terms(models, enrol, test, pairs, seed=0)
+    assert trials == 29 and list(terms) == ["dna", "beta"]  # one row of test pools two recordings
+    for kind, model in {kind: models[kind] for kind in terms}.items():
+        table = likelihood.case_terms(model)[model.used]
+        for part, cells in zip(terms[kind], ([(0, 0)], [(1, 1)], [(0, 1), (1, 0)])):
+            assert len(part) and np.isclose(part[:, None], [table[:, a, b] for a, b in cells][0]).any(1).all()
+        assert sum(map(len, terms[kind])) == 29 * 6
+    monkeypatch.setattr(attribute_plots, "MOST_TRIALS", 10)
+    assert attribute_plots.single_terms(models, enrol, test, pairs, seed=0)[0] == 10
+    attribute_plots.partials_plot(tmp_path / "new" / "p.png", trials, terms)
+    attribute_plots.partials_plot(tmp_path / "q.png", trials, {"dna": [np.ones(3), np.empty(0), np.ones(1)]})
+    typical, dropped = population.typicality(pop), population.drop_out(pop)
+    attribute_plots.population_plot(tmp_path / "r.png", typical, dropped, typical > 0.5)
+    attribute_plots.population_plot(tmp_path / "s.png", np.ones(1), np.zeros(1), np.ones(1, bool))
+    for path in (tmp_path / "new" / "p.png", *tmp_path.glob("*.png")):
+        assert path.read_bytes()[:4] == b"\x89PNG"
+    with pytest.raises(ValueError, match="no model"):
+        attribute_plots.partials_plot(tmp_path / "p.png", 0, {})

@@ -49,7 +49,7 @@ def test_lists_give_the_same(tmp_path):
         ("id,audio\n,1.wav\n", "line 2: no id"),
         ("id,audio\na,1.wav,x\n", "line 2: expected 2 columns"),
         ("id,id\na,1\n", "line 1: two columns 'id'"),
-        ('id,audio\n"a,1.wav\n', "not a table of comma-separated values"),
+        ('id,audio\n"a,1.wav\n', "no columns separated by ','"),
         (b"id\n\xff\n", "not a text file in UTF-8"),
         (b"id\na\0\n", "it holds a byte 0"),
     ],

@@ -26,7 +26,7 @@ def corpus(folder, name, speakers, files, seed):
     seconds, ids = np.full(len(names), 3, np.float32), np.array([n.encode() for n in names])
     write_codes(folder / f"{name}.npz", Codes(ids, bits, seconds, MADE))
     vectors = (rates - 0.5 + 0.3 * draw.standard_normal(rates.shape)).astype(np.float32)
-    write_table(folder / f"{name}_emb.npz", Table(ids, vectors, seconds, {"sha256": "e1"}))
+    write_table(folder / f"{name}_emb.npz", Table(ids, vectors, seconds, {"sha256": "e1", "wav_scale": 1}))
     (folder / f"{name}_list.txt").write_text("".join(f"{n.split('/')[0]} {n}\n" for n in names))
     (folder / f"{name}_list.csv").write_text("id,speaker\n" + "".join(f"{n},{n.split('/')[0]}\n" for n in names))
     pairs = [(a, b) for a in range(len(names)) for b in (*draw.choice(len(names), 4), a // files * files) if a != b]
@@ -53,7 +53,7 @@ def place(tmp_path_factory):
 @pytest.fixture
 def undrawn(monkeypatch):
     """Leave out the plots, which take most of the time."""
-    monkeypatch.setattr(attribute_report, "write_plots", lambda folder, scored: None)
+    monkeypatch.setattr(attribute_report, "write_plots", lambda *given: None)
 
 
 def fit_words(place, out, *flags):
@@ -95,6 +95,7 @@ def test_fit_writes_every_model_and_a_table_of_attributes(place, tmp_path, capsy
     assert len(rows) == N and rows[0]["attribute"] == "0" and rows[0]["speakers"] == "0"
     assert float(rows[3]["p"]) == pytest.approx(models["maxllr"].parameters["p"][3], rel=1e-5)
     assert float(rows[3]["beta"]) == pytest.approx(models["beta"].parameters["alpha"][3, 1], rel=1e-5)
+    assert (place / "models" / "population.png").stat().st_size > 10_000
     for path in (place / "models").iterdir():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
 
@@ -178,7 +179,7 @@ def test_scores_and_error_rates_of_every_system(place, tmp_path, capsys):
     assert report["eer_lost_by_going_binary"]["eval"] == pytest.approx(lost)
     said = capsys.readouterr().out
     assert "| eval | fusion of beta" in said and f"cosine {100 * lost:+.1f} %" in said
-    for name in ("det", "tippett", "ece"):
+    for name in ("det", "tippett", "ece", "partials"):
         assert (tmp_path / f"{name}_eval.png").stat().st_size > 10_000
     assert (
         (tmp_path / "results.md").read_text().count("\n| eval ") == len(wanted) == len(table(tmp_path / "results.csv"))

@@ -308,6 +308,27 @@ def test_exported_weights_are_plain_and_make_the_same_codes(trained, sets, tmp_p
     assert np.array_equal(read_codes(tmp_path / "a.npz").bits, read_codes(tmp_path / "b.npz").bits)
 
 
+def test_embeddings_are_rebuilt_from_the_codes_alone(trained, sets, tmp_path, monkeypatch):
+    monkeypatch.setattr(AttributeNet, "ENCODE_BATCH", 20)
+    (tmp_path / "two.txt").write_text("spk106/1.wav\nspk100/8.wav\n")
+    given = ["--binarize", "--save_path", trained, "--embeddings", sets[2], "--list", tmp_path / "two.txt"]
+    make_codes(*given, "--out", tmp_path / "c.npz", "--reconstruction", tmp_path / "r.npz")
+    codes, rebuilt = read_codes(tmp_path / "c.npz"), read_table(tmp_path / "r.npz")
+    network, _ = foreign.read_network(trained / "checkpoints" / "best.pt", "attributes")
+    with torch.no_grad():
+        expected = network.eval().decoder(torch.from_numpy(codes.bits).float()).numpy()
+    np.testing.assert_allclose(rebuilt.vectors, expected, rtol=1e-5, atol=1e-6)
+    assert rebuilt.names.tolist() == codes.names.tolist() == [b"spk106/1.wav", b"spk100/8.wav"]
+    sha256 = codes.meta["encoder_sha256"]
+    assert rebuilt.meta == {**META, "encoder": "best.pt", "encoder_sha256": sha256}
+    assert f"rebuilt from the bits of best.pt (sha256 {sha256})" in rebuilt.describe()
+    # they are not what the encoder was trained on
+    with pytest.raises(ValueError, match="rebuilt from the bits of best.pt"):
+        make_codes(
+            "--binarize", "--save_path", trained, "--embeddings", tmp_path / "r.npz", "--out", tmp_path / "d.npz"
+        )
+
+
 @pytest.mark.skipif(not (DATA / "BAE_mse.pt").is_file(), reason="no BAE_mse.pt in $VOXLAB_DATA")
 def test_the_published_encoder_binarises_and_is_written_as_it_was(tmp_path):
     table, _ = write_set(tmp_path / "set", 5, dim=256)

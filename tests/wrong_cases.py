@@ -97,6 +97,8 @@ CASES = {
         Case("`--set` of an unknown key", train(set="lrr=1"), "--set: unknown key 'lrr', nearest: lr"),
     ],
     "Options that do not go together": [
+        Case("score normalisation without a cohort", train(score_norm="s-norm"), "give --enroll_training_data too"),
+        Case("configs to check in a run", train(check_configs="c.yaml"), "--check_configs works with --dry_run"),
         Case("a metric loss with single utterances", train(trainfunc="angleproto"), "--nPerSpeaker 1"),
         Case("pairs from shuffled utterances", train(sampler="shuffle", nPerSpeaker=2), "needs --sampler speakers"),
         Case("the last batch of speakers", train(keep_last=True), "--keep_last works with --sampler shuffle"),

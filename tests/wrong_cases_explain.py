@@ -37,10 +37,10 @@ def wav(name):
     return lambda place: place.corpus / "wav" / name
 
 
-def calibrated(*inputs):
+def calibrated(*inputs, **fitted_on):
     """Return a maker of a calibration."""
-    values = {"inputs": list(inputs), "scales": [1.0] * len(inputs), "offset": 0.0, "prior": 0.5, "fitted_on": {}}
-    return file("c.json", json.dumps(values))
+    values = {"inputs": list(inputs), "scales": [1.0] * len(inputs), "offset": 0.0, "prior": 0.5}
+    return file("c.json", json.dumps({**values, "fitted_on": fitted_on}))
 
 
 def encoder(place):
@@ -86,6 +86,11 @@ CASES = {
         Case("the comparison before the first", listed(trial=0), "--trial 0: must be at least 1"),
         Case("a comparison of no list", pair(trial=2), "--trial needs --test_list"),
         Case("the calibration of another model", pair(calibration=calibrated("beta")), "a calibration of beta, the"),
+        Case(
+            "the calibration of another fit",
+            pair(calibration=calibrated("dna", model="0123456789ab")),
+            "c.json: a calibration of another model of kind dna",
+        ),
         Case("a calibration of several systems", pair(calibration=calibrated("dna", "beta")), "has 2 inputs"),
         Case("a calibration to explain that is not there", pair(calibration="gone.json"), "gone.json: no such file"),
         Case("codes of no development trials", pair(dev_codes=codes("d.npz")), "--dev_codes needs --dev_trials"),
@@ -108,6 +113,9 @@ CASES = {
         Case("an audio file that is not there", two(enrol="gone.wav", encoder=encoder), "gone.wav: cannot be read as"),
         Case("no card to explain with", two(device="cuda"), "sees no GPU; use --device cpu", patch=no_card),
         Case("a scale of no network", pair(wav_scale=2), "--wav_scale needs --initial_model"),
+        Case("an entry level of no card", pair(entry_level=0.1), "--entry_level is for --cards"),
+        Case("a list for nothing", pair(list=train_of), "--list is for --cards, --audio_path or --dev_trials"),
+        Case("a separator for nothing", pair(sep=","), "--sep is for --test_list or --dev_trials"),
         Case("a device for nothing", pair(device="cpu"), "--device is for --initial_model"),
         Case("cards of a comparison", cards(model=model()), "--cards describes a population"),
         Case("cards of no population", cards(list=None), "--cards needs --codes and --list"),

@@ -3,7 +3,7 @@ Entry point: CASES, as in wrong_cases.py.
 """
 
 import numpy as np
-from wrong_cases_scoring import words_of
+from wrong_cases_scoring import table, words_of
 from wrong_inputs import Case, file, lines_of, trials_of
 
 from scoring import likelihood, population
@@ -157,6 +157,14 @@ CASES = {
             fit(tune_drop_in=True, dev_codes=codes("d.npz"), dev_trials=SEVERAL),
             "has no labels: no drop-in can be chosen on it; give --dev_list",
         ),
+        Case(
+            "iterations of no model that iterates",
+            fit(models="dna", iterations=5),
+            "--iterations is for the models max",
+        ),
+        Case("a start of no model", fit(models="beta", p=0.8), "--p is for the model maxllr"),
+        Case("a drop-in of no model", fit(models="beta", drop_in=0.2), "--drop_in is for the models dna and speech"),
+        Case("a separator of no table", fit(sep=","), "--sep is for --dev_trials"),
         Case("half of published values", fit(typicality=file("t.txt", "BA0 : 1\n")), "need each other"),
         Case(
             "published values of more attributes",
@@ -185,7 +193,7 @@ CASES = {
         Case(
             "codes of other embeddings",
             test(codes=codes(embeddings={"sha256": "e2", "wav_scale": 1})),
-            "c.npz: codes of embeddings by unknown checkpoint (sha256 e2)",
+            "c.npz by unknown checkpoint (sha256 e2) at wav_scale 1: extract both alike, or give --allow_other_encoder",
         ),
         Case("a trial without a code", test(codes=codes(leave_out=1)), "no code of spk0/s1/00000.wav"),
         Case("targets only", test(test_list=lines_of("trials.txt", lambda lines: lines[::2])), "of different speakers"),
@@ -198,7 +206,7 @@ CASES = {
         Case(
             "several recordings for a model of single ones",
             test(test_list=SEVERAL, list=SPEAKERS),
-            "dna compares one recording with one; row 1 pools 2",
+            "dna compares one recording with one; a side here pools 2",
         ),
         Case(
             "speakers that are not known",
@@ -221,6 +229,11 @@ CASES = {
             "embeddings without the cosine of codes",
             test(model=models("dna"), embeddings=codes("e.npz")),
             "give the model cosine too",
+        ),
+        Case(
+            "embeddings that the codes were not made of",
+            test(embeddings=table("e.npz")),
+            "c.npz holds or wants embeddings by unknown checkpoint (sha256 e1)",
         ),
         Case(
             "codes as embeddings", test(embeddings=codes("e.npz")), "e.npz: not a file of this kind, it holds no 'vec"

@@ -58,7 +58,7 @@ CASES = {
         Case("a CSV without audio", extract(**csv("id,speaker\na,s\n")), "l.csv: no audio of a (column audio or path)"),
         Case("a CSV with a gap in audio", extract(**csv("id,audio\na,1\nb,\n")), "l.csv: no audio of b"),
         Case("a CSV with a row too long", extract(**csv("id,audio\na,1,x\n")), "l.csv, line 2: expected 2 columns"),
-        Case("a CSV with an open quote", extract(**csv('id,audio\n"a,1\n')), "l.csv, line 2: not a table of comma-"),
+        Case("a CSV with an open quote", extract(**csv('id,audio\n"a,1\n')), "l.csv, line 2: no columns separated by"),
         Case("audio that is not read", extract(**csv("id,audio\na,1.m4a\n")), "1.m4a, cannot be read: convert them"),
         Case(
             "a folder of such audio",
