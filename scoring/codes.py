@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from scoring.embeddings import find_rows, made_by, read_meta, read_npz, write_npz
+from scoring.embeddings import ByName, made_by, read_meta, read_npz, write_npz
 
 
 @dataclass
-class Codes:
+class Codes(ByName):
     """`names` (files,) as bytes, `bits` (files, attributes) uint8 of 0 and 1, `seconds` of speech used (files,)
     float32, `meta` of plain data: encoder, its hash, attributes, and `embeddings`, the meta of their table."""
 
@@ -22,18 +22,7 @@ class Codes:
     meta: dict
     path: str = ""
 
-    def rows(self, names: list[str]) -> np.ndarray:
-        """Return the rows of `names` (len(names),).
-
-        Raises:
-            ValueError: some are not in the table; the first is named, and how many there are.
-        """
-        return find_rows(self.names, names, f"{self.path or 'codes'}: no code")
-
-    def take(self, names: list[str]) -> "Codes":
-        """Return the part of the table for `names`, in their order; errors as in rows."""
-        rows = self.rows(names)
-        return Codes(self.names[rows], self.bits[rows], self.seconds[rows], self.meta, self.path)
+    KIND, ITEM = "codes", "code"
 
     def describe(self) -> str:
         """Return one line: file, files, attributes, encoder, and what made the embeddings."""

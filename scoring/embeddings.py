@@ -6,7 +6,7 @@ import json
 import os
 import zipfile
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,28 @@ import numpy as np
 SOURCE = ("sha256", "wav_scale", "encoder_sha256")
 
 
+class ByName:
+    """What tables of recordings have in common: `names` (files,) as bytes, `path`, arrays of a row for each name."""
+
+    KIND, ITEM = "table", "row"
+
+    def rows(self, names: list[str]) -> np.ndarray:
+        """Return the rows of `names` (len(names),).
+
+        Raises:
+            ValueError: some are not in the table; the first is named, and how many there are.
+        """
+        return find_rows(self.names, names, f"{self.path or self.KIND}: no {self.ITEM}")
+
+    def take(self, names: list[str]):
+        """Return the part of the table for `names`, in their order; errors as in rows."""
+        rows = self.rows(names)
+        arrays = {name: value[rows] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        return replace(self, **arrays)
+
+
 @dataclass
-class Table:
+class Table(ByName):
     """`names` (files,) as bytes, `vectors` (files, dim) float32, `seconds` of speech used (files,) float32, `meta` of
     plain data: checkpoint, its hash, class, wav_scale, options; encoder and its hash where bits were rebuilt."""
 
@@ -26,18 +46,7 @@ class Table:
     meta: dict
     path: str = ""
 
-    def rows(self, names: list[str]) -> np.ndarray:
-        """Return the rows of `names` (len(names),).
-
-        Raises:
-            ValueError: some are not in the table; the first is named, and how many there are.
-        """
-        return find_rows(self.names, names, f"{self.path or 'embeddings'}: no embedding")
-
-    def take(self, names: list[str]) -> "Table":
-        """Return the part of the table for `names`, in their order; errors as in rows."""
-        rows = self.rows(names)
-        return Table(self.names[rows], self.vectors[rows], self.seconds[rows], self.meta, self.path)
+    KIND, ITEM = "embeddings", "embedding"
 
     def describe(self) -> str:
         """Return one line: file, files, dimensions, checkpoint."""
