@@ -182,6 +182,17 @@ def _clip(x, min, max):
     np.clip(x, min, max, out=x)
 
 
+def _add_ramp(x, axis, dtype, **ends):
+    """Add a line from `from` to `to` along `axis`."""
+    assert set(ends) == {"from", "to"}, ends
+    ramp = np.linspace(ends["from"], ends["to"], x.shape[axis]).astype(dtype)
+    x += ramp.reshape([-1 if i == axis % x.ndim else 1 for i in range(x.ndim)])
+
+
+def _abs_add(x, value):
+    x[...] = x.dtype.type(value) + np.abs(x)
+
+
 def _scale_add(x, by, add):
     x *= x.dtype.type(by)
     x += x.dtype.type(add)
@@ -191,6 +202,7 @@ def _scale_add(x, by, add):
 EDITS = {
     "scale_row": _scale, "scale_range": _scale, "set_row": _set, "set_range": _set, "add_sine": _add_sine,
     "add_constant": _add_constant, "set_elements": _set_elements, "clip": _clip, "scale_add": _scale_add,
+    "add_ramp": _add_ramp, "abs_add": _abs_add,
 }  # fmt: skip
 
 
