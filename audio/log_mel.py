@@ -1,0 +1,247 @@
+"""Log-mel features of the feature autoencoders: exact, in batches of ragged waves, with normalisation and energy VAD.
+Entry points: LogMel, sliding_normalisation, energy_vad, frames_of, frame_mask.
+"""
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from audio.features import exact, exact_product, kaldi_filters
+
+SAMPLE_RATE = 16000
+FRAME_SAMPLES, SHIFT_SAMPLES = 400, 160  # 25 ms every 10 ms
+SCALE = 32768  # the front end works on the numbers of 16-bit files
+FLOOR, ENERGY_FLOOR = 1e-10, 1e-15  # added before logarithms
+POLE = 0.999  # of the filter that removes the mean
+BLOCK = 4096  # samples summed at once there, over which 1 / POLE grows to 60
+CARRIED = 9  # blocks before one that still reach it: POLE ** (9 * 4096) = 1e-16
+GRIDS = ("511", "512")
+
+
+def frames_of(samples, frame=FRAME_SAMPLES, shift=SHIFT_SAMPLES, snip_edges=False):
+    """Return the frames of waves of so many samples, an int or an integer tensor as given.
+
+    samples / shift, a half rounded to the even number; with `snip_edges` the frames that lie within the wave.
+    """
+    if snip_edges:
+        inside = (samples - frame) // shift + 1
+        return inside.clamp(min=0) if isinstance(samples, torch.Tensor) else max(inside, 0)
+    if isinstance(samples, torch.Tensor):
+        return (samples.double() / shift).round().long()
+    return round(samples / shift)
+
+
+def frame_mask(counts, frames):
+    """Return (batch, frames), True for the first `counts` (batch,) frames of each row."""
+    return torch.arange(frames, device=counts.device) < counts.unsqueeze(1)
+
+
+# ---------------------------------------------------------------- signal
+
+
+def reflected(wave, lengths, before, after):
+    """Return `wave` (batch, samples) with `before` and `after` samples mirrored at the ends of each row.
+
+    Row b ends after `lengths[b]` samples, and its mirror image follows there. One shorter than what is mirrored is
+    mirrored again and again.
+    """
+    end = (lengths - 1).clamp(min=0).unsqueeze(1)
+    position = torch.cat([torch.arange(-before, 0), torch.arange(after)]).to(wave.device).repeat(len(wave), 1)
+    position[:, before:] += lengths.unsqueeze(1)
+    period = (2 * end).clamp(min=1)
+    source = position.remainder(period)
+    mirror = wave.gather(1, torch.minimum(source, period - source).clamp(max=wave.shape[1] - 1))
+    out = F.pad(wave, (before, after))
+    return out.scatter_(1, position + before, mirror)
+
+
+@functools.lru_cache(maxsize=8)
+def _noise(samples):
+    # on the CPU, so that the features do not depend on the device
+    return torch.randn(samples, generator=torch.Generator().manual_seed(samples))
+
+
+def dithered(signal, samples, amount):
+    """Add normal noise times `amount` to the rows of `signal`, the same to all rows that have as many `samples`."""
+    noise = torch.zeros_like(signal)
+    counts = samples.cpu()
+    for count in counts.unique().tolist():
+        rows = (counts == count).nonzero().squeeze(1).to(signal.device)
+        noise[rows, :count] = _noise(count).to(signal.device)
+    return signal.add(noise, alpha=amount)
+
+
+def remove_dc(signal):
+    """Return y[n] = x[n] - x[n-1] + 0.999 y[n-1] of `signal` (batch, samples), from a state of zero in each row.
+
+    That is x[n] - 0.001 s[n-1] with the leaky sum s[n] = x[n] + 0.999 s[n-1]. Within a block s[n] is the cumulative sum
+    of x[n] / 0.999^n times 0.999^n, in float64; what the blocks before leave is added to it.
+    """
+    batch, samples = signal.shape
+    blocks = F.pad(signal.double(), (0, -samples % BLOCK)).unflatten(1, (-1, BLOCK))
+    power = POLE ** torch.arange(BLOCK, dtype=torch.float64, device=signal.device)
+    inside = (blocks / power).cumsum(2).mul_(power)
+    fade = POLE ** (BLOCK * torch.arange(CARRIED - 1, -1, -1, dtype=torch.float64, device=signal.device))
+    ends = F.pad(inside[:, :-1, -1], (CARRIED, 0))
+    before = (ends.unfold(1, CARRIED, 1) * fade).sum(2)
+    summed = inside.add_(before.unsqueeze(2) * (POLE * power)).flatten(1)
+    out = signal.double()
+    out[:, 1:] -= (1 - POLE) * summed[:, : samples - 1]
+    return out.float()
+
+
+def signal_of(wave, lengths=None, frame=FRAME_SAMPLES, shift=SHIFT_SAMPLES, dither=0.0, snip_edges=False):
+    """Return what is cut into frames, (batch, samples') in steps of 16-bit samples: padded, dithered, without mean.
+
+    Args:
+        wave: (batch, samples) in [-1, 1]; lengths: (batch,) samples of each row that count.
+    """
+    wave = wave.float() * SCALE
+    if lengths is None:
+        lengths = torch.full((len(wave),), wave.shape[1], device=wave.device)
+    lengths = lengths.to(wave.device)
+    wave = wave * frame_mask(lengths, wave.shape[1])
+    if not snip_edges:
+        before = (frame - shift) // 2
+        # rounding gives half a shift more at most
+        wave = reflected(wave, lengths, before, frame - before - shift + shift // 2 + 1)
+        samples = (frames_of(lengths, frame, shift) - 1).clamp(min=0) * shift + frame
+    else:
+        samples = lengths
+    return remove_dc(dithered(wave, samples, dither) if dither else wave)
+
+
+# ---------------------------------------------------------------- voice activity
+
+
+def log_energy(signal, frames, frame=FRAME_SAMPLES, shift=SHIFT_SAMPLES):
+    """Return ln(sum of squares + 1e-15) of the first `frames` frames of `signal`, (batch, frames)."""
+    return signal.square().unfold(1, frame, shift)[:, :frames].sum(2).add_(ENERGY_FLOOR).log_()
+
+
+def speech_frames(energy, counts=None, energy_threshold=5.5, mean_scale=0.5, proportion=0.12, context=2):
+    """Decide of each frame of log energies (batch, frames) whether it is speech.
+
+    Loud are frames above energy_threshold + mean_scale times the mean of the row; speech is where more than
+    `proportion` of the frames within `context`, as far as there are any, are loud.
+
+    Args:
+        counts: (batch,) frames of each row that count; the others are not speech.
+    """
+    if counts is None:
+        counts = torch.full((len(energy),), energy.shape[1], device=energy.device)
+    valid = frame_mask(counts, energy.shape[1])
+    mean = (energy.double() * valid).sum(1, keepdim=True) / counts.clamp(min=1).unsqueeze(1)
+    loud = (energy > energy_threshold + mean_scale * mean) & valid
+    total, size = _window_sums(loud.double(), context, context, counts)
+    return (total / size > proportion) & valid
+
+
+def energy_vad(wave, lengths=None, dither=1.0, **options):
+    """Return (batch, frames), True where `wave` (batch, samples) in [-1, 1] is speech; options of speech_frames."""
+    with torch.no_grad():
+        signal = signal_of(wave, lengths, dither=dither)
+        counts = None if lengths is None else frames_of(lengths.to(wave.device))
+        return speech_frames(log_energy(signal, frames_of(wave.shape[1])), counts, **options)
+
+
+# ---------------------------------------------------------------- normalisation
+
+
+def _window_sums(x, left, right, counts):
+    """Return the sums of `x` (batch, ..., frames), 0 from counts[b] on, over [t - left, t + right], and their sizes."""
+    frames = x.shape[-1]
+    time = torch.arange(frames, device=x.device)
+    first, last = (time - left).clamp(min=0), (time + right + 1).clamp(max=frames)
+    sums = F.pad(x.cumsum(-1), (1, 0))
+    size = (torch.minimum(last, counts.unsqueeze(1)) - first).clamp(min=1)
+    return sums.index_select(-1, last) - sums.index_select(-1, first), size
+
+
+def sliding_normalisation(mel, lengths=None, left=150, right=150, variance=False):
+    """Subtract the mean over [t - left, t + right] of each bin of `mel` (batch, bins, frames), cut at the ends.
+
+    The mean of the whole utterance comes off first; one of min(left, right) + 1 frames or fewer stays like that. With
+    `variance` it is divided by the deviation of the same frames, of a variance of at least 1e-5.
+
+    Args:
+        lengths: (batch,) frames of each row that count; those after them become 0.
+    """
+    with torch.no_grad(), torch.autocast(mel.device.type, enabled=False):
+        frames = mel.shape[-1]
+        counts = torch.full((len(mel),), frames) if lengths is None else lengths
+        counts = counts.to(mel.device)
+        valid = frame_mask(counts, frames).unsqueeze(1)
+        number = counts.clamp(min=1).view(-1, 1, 1)
+        x = mel.double().masked_fill(~valid, 0.0)
+        x = (x - x.sum(2, keepdim=True) / number).masked_fill_(~valid, 0.0)
+        if variance:
+            x = x / (x.square().sum(2, keepdim=True) / number).clamp(min=1e-5).sqrt()
+        total, size = _window_sums(x, left, right, counts)
+        mean = total / size.unsqueeze(1)
+        out = x - mean
+        if variance:
+            squares, _ = _window_sums(x.square(), left, right, counts)
+            out = out / (squares / size.unsqueeze(1) - mean.square()).clamp(min=1e-5).sqrt()
+        out = torch.where(number > min(left, right) + 1, out, x)
+        return out.masked_fill_(~valid, 0.0).float()
+
+
+# ---------------------------------------------------------------- features
+
+
+class LogMel(nn.Module):
+    """Log-mel features of waves in [-1, 1], in float32, without gradient, also under autocast.
+
+    Args:
+        grid: where the bins of the FFT stand: "511" places bin j at j / 511 of the rate, as published systems do, "512"
+            where it is. (Of another n_fft these are its size less one, and its size.)
+        dither: noise added in steps of 16-bit samples, always the same for waves of the same length; 0: none.
+    """
+
+    def __init__(
+        self, bins=80, low_hz=20.0, high_hz=7600.0, grid="511", dither=1.0, sample_rate=SAMPLE_RATE, frame_ms=25,
+        shift_ms=10, n_fft=512, pre_emphasis=0.97, snip_edges=False, periodic=True,
+    ):  # fmt: skip
+        super().__init__()
+        if grid not in GRIDS:
+            raise ValueError(f"grid {grid!r} is unknown, choose from {', '.join(GRIDS)}")
+        self.frame, self.shift = (int(sample_rate * ms / 1000) for ms in (frame_ms, shift_ms))
+        if self.frame > n_fft:
+            raise ValueError(f"a frame of {self.frame} samples does not fit into an FFT of {n_fft}")
+        self.bins, self.n_fft, self.dither = bins, n_fft, dither
+        self.pre_emphasis, self.snip_edges = pre_emphasis, snip_edges
+        stretch = n_fft / (n_fft - 1) if grid == "511" else 1.0
+        filters = kaldi_filters(bins, n_fft, low_hz, high_hz, sample_rate * stretch)
+        window = torch.hann_window(self.frame, periodic=periodic, dtype=torch.float64) ** 0.85
+        self.register_buffer("filters", filters, persistent=False)
+        self.register_buffer("window", window.float(), persistent=False)
+
+    def frames(self, samples):
+        """Return the frames of waves of so many samples, an int or an integer tensor as given."""
+        return frames_of(samples, self.frame, self.shift, self.snip_edges)
+
+    def forward(self, wave, lengths=None):
+        """Return the features (batch, bins, frames) of `wave` (batch, samples), of which row b has lengths[b].
+
+        Frames after those of a row are 0.
+        """
+        return self.with_speech(wave, lengths)[0]
+
+    @exact
+    def with_speech(self, wave, lengths=None, **options):
+        """Return the features and the decisions (batch, frames) whether a frame is speech; options of speech_frames."""
+        if lengths is None:
+            lengths = torch.full((len(wave),), wave.shape[1], device=wave.device)
+        counts, frames = self.frames(lengths.to(wave.device)), self.frames(wave.shape[1])
+        if not frames:
+            raise ValueError(f"{wave.shape[1]} samples are too few for a frame of features")
+        signal = signal_of(wave, lengths, self.frame, self.shift, self.dither, self.snip_edges)
+        speech = speech_frames(log_energy(signal, frames, self.frame, self.shift), counts, **options)
+        signal = torch.cat([signal[:, :1], signal[:, 1:] - self.pre_emphasis * signal[:, :-1]], 1)
+        spectrum = torch.fft.rfft(signal.unfold(1, self.frame, self.shift)[:, :frames] * self.window, self.n_fft)
+        power = spectrum[:, :, :-1].abs().square_().transpose(1, 2)
+        mel = exact_product(self.filters, power).add_(FLOOR).log_()
+        return mel.masked_fill_(~frame_mask(counts, frames).unsqueeze(1), 0.0), speech
