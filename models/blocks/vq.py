@@ -60,19 +60,20 @@ class VQ(nn.Module):
     @torch.no_grad()
     def _count_use(self, codes):
         used = torch.zeros_like(self.usage_count).index_fill_(0, codes.flatten(), 1)
-        if _several():
+        if several_ranks():
             distributed.all_reduce(used, distributed.ReduceOp.MAX)
         rest = (self.usage_count - 1).clamp(0, self.dead_rate)
         self.usage_count.copy_(torch.where(used > 0, self.dead_rate, rest))
 
 
 def nearest(rows: torch.Tensor, dictionary: torch.Tensor) -> torch.Tensor:
-    """Return the nearest code (rows,) of `rows` (rows, channels), the first one of equals.
+    """Return the nearest code (..., rows) of `rows` (..., rows, channels), the first one of equals.
 
-    The squared distance is |d|^2 - 2 x.d but for |x|^2, which is the same for all codes.
+    The squared distance is |d|^2 - 2 x.d but for |x|^2, which is the same for all codes. `dictionary` is
+    (..., codes, channels): leading axes are dictionaries of their own.
     """
-    products = exact_product(rows, dictionary.T)
-    return torch.sub(dictionary.square().sum(1), products, alpha=2).argmin(1)
+    products = exact_product(rows, dictionary.mT)
+    return torch.sub(dictionary.square().sum(-1).unsqueeze(-2), products, alpha=2).argmin(-1)
 
 
 def distances(rows: torch.Tensor, dictionary: torch.Tensor) -> torch.Tensor:
@@ -105,7 +106,7 @@ def count_codes(codes: torch.Tensor, num_codes: int) -> torch.Tensor:
     """Return how often each code occurs in `codes` (any shape) of all ranks, (num_codes,) int64."""
     counts = torch.zeros(num_codes, dtype=torch.int64, device=codes.device)
     counts.scatter_add_(0, codes.flatten(), torch.ones_like(codes.flatten()))
-    if _several():
+    if several_ranks():
         distributed.all_reduce(counts)
     return counts
 
@@ -121,11 +122,23 @@ def perplexity(counts: torch.Tensor) -> torch.Tensor:
 def revival_probabilities(squared_distances: torch.Tensor) -> torch.Tensor:
     """Return with which probability each row becomes a code: as its squared distance to the nearest one (k-means++).
 
-    All alike where every row lies on a code; a row that is not finite is never drawn.
+    All alike where every row lies on a code; a row that is not finite is never drawn. Rows are on the last axis.
     """
     weights = squared_distances.double().nan_to_num(0.0, 0.0, 0.0)
-    weights = torch.where(weights.sum() > 0, weights, 1.0)
-    return weights / weights.sum()
+    weights = torch.where(weights.sum(-1, keepdim=True) > 0, weights, 1.0)
+    return weights / weights.sum(-1, keepdim=True)
+
+
+def draw_rows(probabilities: torch.Tensor, dead: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+    """Return a row (..., codes) for each code, drawn by the `probabilities` (..., rows).
+
+    The draws, uniform in [0, 1), (..., codes), are stratified over the `dead` codes (bool), which seldom gives two of
+    them the same row.
+    """
+    edges = probabilities.cumsum(-1)
+    position = (dead.cumsum(-1) - 1 + draws.to(edges)) / dead.sum(-1, keepdim=True).clamp(min=1)
+    chosen = torch.searchsorted(edges, position * edges[..., -1:], right=True)
+    return chosen.clamp_(max=edges.shape[-1] - 1)
 
 
 @torch.no_grad()
@@ -145,10 +158,9 @@ def revive(vq: VQ, optimizer=None, averages=(), draws: torch.Tensor | None = Non
         raise ValueError("codes can be revived only after a batch in training mode")
     if draws is None:
         draws = torch.rand(len(dead), device=rows.device)
-    edges = revival_probabilities(_of_all_ranks(distances(rows, dictionary))).cumsum(0)
-    position = (dead.cumsum(0) - 1 + draws.to(edges)) / dead.sum().clamp(min=1)
-    chosen = torch.searchsorted(edges, position * edges[-1], right=True).clamp_(max=len(edges) - 1)
-    dictionary.copy_(torch.where(dead[:, None], _rows_of_all_ranks(rows, chosen), dictionary))
+    probabilities = revival_probabilities(of_all_ranks(distances(rows, dictionary)))
+    chosen = draw_rows(probabilities, dead, draws)
+    dictionary.copy_(torch.where(dead[:, None], rows_of_all_ranks(rows, chosen), dictionary))
     vq.usage_count.masked_fill_(dead, vq.dead_rate)
     if optimizer is not None:
         reset_moments(optimizer, dictionary, dead)
@@ -159,33 +171,43 @@ def revive(vq: VQ, optimizer=None, averages=(), draws: torch.Tensor | None = Non
 
 @torch.no_grad()
 def reset_moments(optimizer: torch.optim.Optimizer, parameter: torch.Tensor, rows: torch.Tensor):
-    """Set to zero what `optimizer` remembers of the `rows` (bool) of `parameter`: they no longer are what they were."""
+    """Set to zero what `optimizer` remembers of the `rows` (..., bool) of `parameter` (..., channels), now others."""
     for moment in optimizer.state.get(parameter, {}).values():
         if torch.is_tensor(moment) and moment.shape == parameter.shape:
-            moment.masked_fill_(rows[:, None], 0.0)
+            moment.masked_fill_(rows[..., None], 0.0)
 
 
-def _several():
+# ---------------------------------------------------------------- all ranks
+
+
+def several_ranks() -> bool:
+    """Return whether there are other ranks to speak to."""
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
-def _of_all_ranks(x):
-    if not _several():
+def of_all_ranks(x: torch.Tensor) -> torch.Tensor:
+    """Return `x` (..., rows) of all ranks, which have equally many rows, one after the other."""
+    if not several_ranks():
         return x
     parts = [torch.empty_like(x) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(parts, x)
-    return torch.cat(parts)
+    distributed.all_gather(parts, x.contiguous())
+    return torch.cat(parts, -1)
 
 
-def _rows_of_all_ranks(rows, chosen):
-    """Return the rows at the indices that rank 0 has chosen among the rows of all ranks, one after the other."""
-    if not _several():
-        return rows[chosen]
+def rows_of_all_ranks(rows: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """Return the rows (..., codes, channels) that rank 0 has chosen, `chosen` (..., codes), in the order of all ranks.
+
+    `rows` (..., rows, channels) are those of this rank.
+    """
+    count, width = rows.shape[-2:]
+    if not several_ranks():
+        return rows.gather(-2, chosen.unsqueeze(-1).expand(*chosen.shape, width))
     distributed.broadcast(chosen, 0)
-    own = chosen - distributed.get_rank() * len(rows)
-    inside = ((own >= 0) & (own < len(rows)))[:, None]
+    own = chosen - distributed.get_rank() * count
+    inside = ((own >= 0) & (own < count)).unsqueeze(-1)
+    found = rows.gather(-2, own.clamp(0, count - 1).unsqueeze(-1).expand(*own.shape, width))
     # a row lies on one rank; the others add zeros, so that the sum is the row
-    found = torch.where(inside, rows[own.clamp(0, len(rows) - 1)], 0.0)
+    found = torch.where(inside, found, 0.0)
     distributed.all_reduce(found)
     return found
 
