@@ -1,5 +1,5 @@
-"""Classes by name: models/X.py:MainModel, loss/x.py:LossFunction, optimizer/x.py:Optimizer, scheduler/x.py:Scheduler.
-Entry points: load(kind, name), build(cls, options); a new file in a folder needs no registration.
+"""Classes by name: MainModel of models/X.py, LossFunction, Optimizer, Scheduler, Encoder and Decoder of backbones/x.py.
+Entry points: load(kind, name), load_backbone(name), build(cls, options); a new file in a folder needs no registration.
 """
 
 import importlib
@@ -38,7 +38,15 @@ def load(folder: str, name: str, task: str | None = None):
     """
     if folder not in KINDS:
         raise ValueError(f"{folder}.{name}: no class by name; these are in {', '.join(KINDS)}")
-    flag, attribute = FLAG[folder], KINDS[folder]
+    return _load(folder, name, FLAG[folder], (KINDS[folder],), task)[0]
+
+
+def load_backbone(name: str, flag: str = "--encoder") -> tuple[type, type]:
+    """Import the classes Encoder and Decoder from backbones/`name`.py; errors as those of load, naming `flag`."""
+    return _load("backbones", name, flag, ("Encoder", "Decoder"))
+
+
+def _load(folder, name, flag, attributes, task=None):
     available = names(folder, task)
     if not name:
         raise ValueError(f"{flag} is required, one of: {', '.join(available)}")
@@ -48,9 +56,10 @@ def load(folder: str, name: str, task: str | None = None):
             raise ValueError(f"{flag} {name} is for the task {actual}, this script takes: {', '.join(available)}")
         raise ValueError(f"{flag} {name}: not found{nearest(name, available)}; available: {', '.join(available)}")
     module = importlib.import_module(f"{folder}.{name}")
-    if not hasattr(module, attribute):
-        raise ValueError(f"{folder}/{name}.py does not define {attribute}")
-    return getattr(module, attribute)
+    for attribute in attributes:
+        if not hasattr(module, attribute):
+            raise ValueError(f"{folder}/{name}.py does not define {attribute}")
+    return tuple(getattr(module, attribute) for attribute in attributes)
 
 
 def taken(cls) -> set[str] | None:

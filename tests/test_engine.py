@@ -107,6 +107,8 @@ def test_registry_lists_names_and_explains():
     for bad in ("../engine/args", "os", "models.VGGVox", ""):
         with pytest.raises(ValueError):
             registry.load("models", bad)
+    with pytest.raises(ValueError, match="--decoder resnet: not found, nearest: resnet"):
+        registry.load_backbone("resnet", "--decoder")
 
 
 def test_idle_flags_are_errors_and_idle_config_keys_are_warnings():
@@ -237,7 +239,9 @@ ALLOWED = {
         "audio.features",
         "audio.masks",
         "audio.backend",
+        "engine.registry",  # an autoencoder names its backbones
     },
+    "backbones": {"torch", "models.blocks"},
     "loss": {"torch", "loss"},
     "diffusion": {"torch", "diffusion"},
     "optimizer": {"torch", "optimizer"},
