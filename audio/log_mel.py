@@ -3,6 +3,7 @@ Entry points: LogMel, sliding_normalisation, energy_vad, frames_of, frame_mask.
 """
 
 import functools
+import math
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +16,9 @@ FRAME_SAMPLES, SHIFT_SAMPLES = 400, 160  # 25 ms every 10 ms
 SCALE = 32768  # the front end works on the numbers of 16-bit files
 FLOOR, ENERGY_FLOOR = 1e-10, 1e-15  # added before logarithms
 POLE = 0.999  # of the filter that removes the mean
-BLOCK = 4096  # samples summed at once there, over which 1 / POLE grows to 60
-CARRIED = 9  # blocks before one that still reach it: POLE ** (9 * 4096) = 1e-16
+BLOCK = 2048  # samples summed at once there, over which 1 / POLE grows to 8
+CARRIED = 11  # blocks before one that still reach it: POLE ** (11 * 2048) = 2e-10
+CACHED_FRAMES = 800  # computed at once on a CPU, whose cache holds what comes in between
 GRIDS = ("511", "512")
 
 
@@ -76,20 +78,18 @@ def dithered(signal, samples, amount):
 def remove_dc(signal):
     """Return y[n] = x[n] - x[n-1] + 0.999 y[n-1] of `signal` (batch, samples), from a state of zero in each row.
 
-    That is x[n] - 0.001 s[n-1] with the leaky sum s[n] = x[n] + 0.999 s[n-1]. Within a block s[n] is the cumulative sum
-    of x[n] / 0.999^n times 0.999^n, in float64; what the blocks before leave is added to it.
+    That is x[n] - 0.001 s[n-1] with the leaky sum s[n] = x[n] + 0.999 s[n-1], and the factor leaves float32 exact
+    enough. Within a block s[n] is 0.999^n times the cumulative sum of x[n] / 0.999^n and of what the blocks before
+    left.
     """
-    batch, samples = signal.shape
-    blocks = F.pad(signal.double(), (0, -samples % BLOCK)).unflatten(1, (-1, BLOCK))
-    power = POLE ** torch.arange(BLOCK, dtype=torch.float64, device=signal.device)
-    inside = (blocks / power).cumsum(2).mul_(power)
-    fade = POLE ** (BLOCK * torch.arange(CARRIED - 1, -1, -1, dtype=torch.float64, device=signal.device))
-    ends = F.pad(inside[:, :-1, -1], (CARRIED, 0))
-    before = (ends.unfold(1, CARRIED, 1) * fade).sum(2)
-    summed = inside.add_(before.unsqueeze(2) * (POLE * power)).flatten(1)
-    out = signal.double()
-    out[:, 1:] -= (1 - POLE) * summed[:, : samples - 1]
-    return out.float()
+    samples = signal.shape[1]
+    power = (POLE ** torch.arange(BLOCK, dtype=torch.float64)).to(signal)
+    inside = (F.pad(signal, (0, -samples % BLOCK)).unflatten(1, (-1, BLOCK)) / power).cumsum(2)
+    fade = (POLE ** (BLOCK * torch.arange(CARRIED - 1, -1, -1, dtype=torch.float64))).to(signal)
+    ends = F.pad(inside[:, :-1, -1] * power[-1], (CARRIED, 0))
+    before = (ends.unfold(1, CARRIED, 1) * fade).sum(2, keepdim=True)
+    summed = inside.add_(before * POLE).mul_(power).flatten(1)
+    return torch.cat([signal[:, :1], torch.sub(signal[:, 1:], summed[:, : samples - 1], alpha=1 - POLE)], 1)
 
 
 def signal_of(wave, lengths=None, frame=FRAME_SAMPLES, shift=SHIFT_SAMPLES, dither=0.0, snip_edges=False):
@@ -101,15 +101,15 @@ def signal_of(wave, lengths=None, frame=FRAME_SAMPLES, shift=SHIFT_SAMPLES, dith
     wave = wave.float() * SCALE
     if lengths is None:
         lengths = torch.full((len(wave),), wave.shape[1], device=wave.device)
-    lengths = lengths.to(wave.device)
-    wave = wave * frame_mask(lengths, wave.shape[1])
+    else:
+        lengths = lengths.to(wave.device)
+        wave.masked_fill_(~frame_mask(lengths, wave.shape[1]), 0.0)
+    samples = lengths
     if not snip_edges:
         before = (frame - shift) // 2
         # rounding gives half a shift more at most
         wave = reflected(wave, lengths, before, frame - before - shift + shift // 2 + 1)
         samples = (frames_of(lengths, frame, shift) - 1).clamp(min=0) * shift + frame
-    else:
-        samples = lengths
     return remove_dc(dithered(wave, samples, dither) if dither else wave)
 
 
@@ -118,7 +118,9 @@ def signal_of(wave, lengths=None, frame=FRAME_SAMPLES, shift=SHIFT_SAMPLES, dith
 
 def log_energy(signal, frames, frame=FRAME_SAMPLES, shift=SHIFT_SAMPLES):
     """Return ln(sum of squares + 1e-15) of the first `frames` frames of `signal`, (batch, frames)."""
-    return signal.square().unfold(1, frame, shift)[:, :frames].sum(2).add_(ENERGY_FLOOR).log_()
+    step = math.gcd(frame, shift)
+    parts = signal[:, : ((frames - 1) * shift + frame)].square().unflatten(1, (-1, step)).sum(2)
+    return parts.unfold(1, frame // step, shift // step).sum(2).add_(ENERGY_FLOOR).log_()
 
 
 def speech_frames(energy, counts=None, energy_threshold=5.5, mean_scale=0.5, proportion=0.12, context=2):
@@ -135,8 +137,8 @@ def speech_frames(energy, counts=None, energy_threshold=5.5, mean_scale=0.5, pro
     valid = frame_mask(counts, energy.shape[1])
     mean = (energy.double() * valid).sum(1, keepdim=True) / counts.clamp(min=1).unsqueeze(1)
     loud = (energy > energy_threshold + mean_scale * mean) & valid
-    total, size = _window_sums(loud.double(), context, context, counts)
-    return (total / size > proportion) & valid
+    sizes = _window_sizes(counts, energy.shape[1], context, context)
+    return (_window_sums(loud, context, context) / sizes > proportion) & valid
 
 
 def energy_vad(wave, lengths=None, dither=1.0, **options):
@@ -150,43 +152,57 @@ def energy_vad(wave, lengths=None, dither=1.0, **options):
 # ---------------------------------------------------------------- normalisation
 
 
-def _window_sums(x, left, right, counts):
-    """Return the sums of `x` (batch, ..., frames), 0 from counts[b] on, over [t - left, t + right], and their sizes."""
+def _window_sums(x, left, right):
+    """Return the sums of `x` (..., frames) over [t - left, t + right], cut at the ends, in float64."""
     frames = x.shape[-1]
-    time = torch.arange(frames, device=x.device)
-    first, last = (time - left).clamp(min=0), (time + right + 1).clamp(max=frames)
-    sums = F.pad(x.cumsum(-1), (1, 0))
-    size = (torch.minimum(last, counts.unsqueeze(1)) - first).clamp(min=1)
-    return sums.index_select(-1, last) - sums.index_select(-1, first), size
+    left, right = min(left, frames - 1), min(right, frames - 1)
+    sums = x.cumsum(-1, dtype=torch.float64)
+    total = torch.cat([sums[..., right:], sums[..., -1:].expand(*sums.shape[:-1], right)], -1)
+    total[..., left + 1 :] -= sums[..., : frames - left - 1]
+    return total
+
+
+def _window_sizes(counts, frames, left, right):
+    """Return how many of the first counts[b] frames lie in [t - left, t + right], (batch, frames), at least 1."""
+    time = torch.arange(frames, device=counts.device)
+    last = torch.minimum((time + right + 1).clamp(max=frames), counts.unsqueeze(1))
+    return (last - (time - left).clamp(min=0)).clamp(min=1)
 
 
 def sliding_normalisation(mel, lengths=None, left=150, right=150, variance=False):
     """Subtract the mean over [t - left, t + right] of each bin of `mel` (batch, bins, frames), cut at the ends.
 
-    The mean of the whole utterance comes off first; one of min(left, right) + 1 frames or fewer stays like that. With
-    `variance` it is divided by the deviation of the same frames, of a variance of at least 1e-5.
+    Of min(left, right) + 1 frames or fewer the mean of all is subtracted. With `variance` the features are divided by
+    their deviation over all frames, and then by that over the window, of variances of at least 1e-5.
 
     Args:
         lengths: (batch,) frames of each row that count; those after them become 0.
     """
     with torch.no_grad(), torch.autocast(mel.device.type, enabled=False):
-        frames = mel.shape[-1]
-        counts = torch.full((len(mel),), frames) if lengths is None else lengths
-        counts = counts.to(mel.device)
-        valid = frame_mask(counts, frames).unsqueeze(1)
-        number = counts.clamp(min=1).view(-1, 1, 1)
-        x = mel.double().masked_fill(~valid, 0.0)
-        x = (x - x.sum(2, keepdim=True) / number).masked_fill_(~valid, 0.0)
-        if variance:
-            x = x / (x.square().sum(2, keepdim=True) / number).clamp(min=1e-5).sqrt()
-        total, size = _window_sums(x, left, right, counts)
-        mean = total / size.unsqueeze(1)
-        out = x - mean
-        if variance:
-            squares, _ = _window_sums(x.square(), left, right, counts)
-            out = out / (squares / size.unsqueeze(1) - mean.square()).clamp(min=1e-5).sqrt()
-        out = torch.where(number > min(left, right) + 1, out, x)
-        return out.masked_fill_(~valid, 0.0).float()
+        counts = torch.full((len(mel),), mel.shape[2], device=mel.device) if lengths is None else lengths.to(mel.device)
+        normalise = functools.partial(_normalise, left=left, right=right, variance=variance, ragged=lengths is not None)
+        return _in_slices(normalise, mel.shape[2], mel.float(), counts)
+
+
+def _normalise(mel, counts, left, right, variance, ragged):
+    frames, valid = mel.shape[2], frame_mask(counts, mel.shape[2]).unsqueeze(1)
+    number = counts.clamp(min=1).view(-1, 1, 1)
+    if ragged:
+        mel = mel.masked_fill(~valid, 0.0)
+    scale = _window_sizes(counts, frames, left, right).unsqueeze(1).double().reciprocal()
+    whole, short = mel.sum(2, keepdim=True, dtype=torch.float64) / number, number <= min(left, right) + 1
+    if variance:
+        mel = (mel - whole).masked_fill_(~valid, 0.0)
+        mel = mel / (mel.square().sum(2, keepdim=True) / number).clamp(min=1e-5).sqrt()
+        whole = 0.0
+    # the mean of the whole need not come off before that of the window
+    mean = _window_sums(mel, left, right).mul_(scale)
+    out = mel - torch.where(short, whole, mean)
+    if variance:
+        deviation = (_window_sums(mel.square(), left, right).mul_(scale) - mean.square()).clamp(min=1e-5).sqrt()
+        out = torch.where(short, out, out / deviation)
+    out = out.float()
+    return out.masked_fill_(~valid, 0.0) if ragged else out
 
 
 # ---------------------------------------------------------------- features
@@ -217,7 +233,8 @@ class LogMel(nn.Module):
         filters = kaldi_filters(bins, n_fft, low_hz, high_hz, sample_rate * stretch)
         window = torch.hann_window(self.frame, periodic=periodic, dtype=torch.float64) ** 0.85
         self.register_buffer("filters", filters, persistent=False)
-        self.register_buffer("window", window.float(), persistent=False)
+        # as long as the FFT, which so need not pad the frames
+        self.register_buffer("window", F.pad(window, (0, n_fft - self.frame)).float(), persistent=False)
 
     def frames(self, samples):
         """Return the frames of waves of so many samples, an int or an integer tensor as given."""
@@ -232,16 +249,38 @@ class LogMel(nn.Module):
 
     @exact
     def with_speech(self, wave, lengths=None, **options):
-        """Return the features and the decisions (batch, frames) whether a frame is speech; options of speech_frames."""
+        """Return the features and the decisions (batch, frames) whether a frame is speech; options of speech_frames.
+
+        Raises:
+            ValueError: the waves are too short for a frame.
+        """
+        if not self.frames(wave.shape[1]):
+            raise ValueError(f"{wave.shape[1]} samples are too few for a frame of features")
+        run = functools.partial(self._compute, ragged=lengths is not None, options=options)
         if lengths is None:
             lengths = torch.full((len(wave),), wave.shape[1], device=wave.device)
+        return _in_slices(run, self.frames(wave.shape[1]), wave, lengths)
+
+    def _compute(self, wave, lengths, ragged, options):
         counts, frames = self.frames(lengths.to(wave.device)), self.frames(wave.shape[1])
-        if not frames:
-            raise ValueError(f"{wave.shape[1]} samples are too few for a frame of features")
-        signal = signal_of(wave, lengths, self.frame, self.shift, self.dither, self.snip_edges)
+        signal = signal_of(wave, lengths if ragged else None, self.frame, self.shift, self.dither, self.snip_edges)
         speech = speech_frames(log_energy(signal, frames, self.frame, self.shift), counts, **options)
-        signal = torch.cat([signal[:, :1], signal[:, 1:] - self.pre_emphasis * signal[:, :-1]], 1)
-        spectrum = torch.fft.rfft(signal.unfold(1, self.frame, self.shift)[:, :frames] * self.window, self.n_fft)
-        power = spectrum[:, :, :-1].abs().square_().transpose(1, 2)
+        emphasised = F.pad(signal, (0, self.n_fft - self.frame))
+        torch.sub(signal[:, 1:], signal[:, :-1], alpha=self.pre_emphasis, out=emphasised[:, 1 : signal.shape[1]])
+        spectrum = torch.fft.rfft(emphasised.unfold(1, self.n_fft, self.shift)[:, :frames] * self.window)
+        power = spectrum.real.square().add_(spectrum.imag.square())[:, :, :-1].transpose(1, 2)
         mel = exact_product(self.filters, power).add_(FLOOR).log_()
-        return mel.masked_fill_(~frame_mask(counts, frames).unsqueeze(1), 0.0), speech
+        return mel.masked_fill_(~frame_mask(counts, frames).unsqueeze(1), 0.0) if ragged else mel, speech
+
+
+def _in_slices(run, frames, *tensors):
+    """Return run(*tensors), on a CPU a few rows at a time; a result is a tensor or several, with a row for each."""
+    rows = len(tensors[0])
+    if tensors[0].device.type == "cpu":
+        rows = max(1, CACHED_FRAMES // max(1, frames))
+    parts = [run(*slices) for slices in zip(*(tensor.split(rows) for tensor in tensors))]
+    if len(parts) == 1:
+        return parts[0]
+    if isinstance(parts[0], torch.Tensor):
+        return torch.cat(parts)
+    return tuple(torch.cat(column) for column in zip(*parts))
