@@ -20,12 +20,7 @@ PARTS = [
 KINDS = {kind: run for part in PARTS for kind, run in part.KINDS.items()}
 CASES = [case for _, case in load_cases("generative")]
 TO_COME = (
-    "attention", "attention_mask", "positional_encoding",
-    "gaussian_kl", "elbo", "vq_step", "vqvae_objective", "compression", "vqvae_forward", "vae_forward",
-    "vqvae_training_step",
     "lr_schedule", "optimizer_steps", "logmel", "mel_matrix", "sliding_normalisation", "energy_vad",
-    "score_aggregation",
-    "encoder", "lengths",
 )  # fmt: skip
 
 
