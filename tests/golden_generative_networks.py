@@ -2,6 +2,7 @@
 Entry point: KINDS, {kind: function(case)}; network(arguments) and run_once(module, arguments) serve whole models.
 """
 
+import golden_generative_attention
 import torch
 from golden_generative_weights import AREA, fill_in_order, make_inputs, named_weights, no_weights
 from golden_recipes import boolean, check_arguments, compare_case, integer, list_of, one_of
@@ -25,7 +26,7 @@ def convolutional_options(arguments):
 
 
 # family: (function from the arguments of a case to those of the constructor, options of fill_in_order)
-FAMILIES = dict.fromkeys(CONVOLUTIONAL, (convolutional_options, {}))
+FAMILIES = {**dict.fromkeys(CONVOLUTIONAL, (convolutional_options, {})), **golden_generative_attention.FAMILIES}
 
 
 def network(arguments, role):
