@@ -3,7 +3,7 @@ Entry point: KINDS, {kind: function(case)}.
 """
 
 import torch
-from golden_generative_networks import FAMILIES, filling
+from golden_generative_networks import FAMILIES, filling, without_dropout
 from golden_generative_weights import AREA, fill_in_order, gradient_norms, make_inputs, named_weights, no_weights
 from golden_recipes import boolean, check_arguments, compare_case, integer, list_of, number, one_of
 
@@ -187,7 +187,8 @@ def vqvae_forward(case):
     check_arguments(args, {**MODEL, **kinds, "denoising": boolean, "decoder_crop": one_of("end")})
     books = [f"codebook{g}" for g in range(args["quantizer"]["groups"])]
     given = tensors(case, ("x", *books, *["x_target"] * args["denoising"]))
-    x, target = given["x"], given.get("x_target")
+    shape = given["x"].shape
+    x, target = (given[n].reshape(len(given[n]), *shape[-2:]) if n in given else None for n in ("x", "x_target"))
     model = vqvae(case, x.shape[1])
     filled(case, model, lambda: model(x))
     set_codebooks(model.quantiser, given)
@@ -201,8 +202,9 @@ def vqvae_forward(case):
         )  # fmt: skip
     assert torch.equal(model.reconstruct(x), out.mean) and torch.equal(px.mean, out.mean)
     torch.testing.assert_close(loss.mean(), out.loss.mean())
-    produced = {"indices": out.codes.flatten(2), "z_q": z_q, "x_mean": out.mean, "log_px": out.log_px, "loss": loss}
-    produced |= {"kl_per_dim": out.kl, "elbo": out.elbo, "vq_loss": out.vq_loss.mean(), "x_std": px.std}
+    produced = {"indices": out.codes.flatten(2), "z_q": z_q, "log_px": out.log_px, "loss": loss}
+    produced |= {"x_mean": out.mean.reshape(shape), "x_std": px.std.expand_as(out.mean).reshape(shape)}
+    produced |= {"kl_per_dim": out.kl, "elbo": out.elbo, "vq_loss": out.vq_loss.mean()}
     produced |= {"log_perplexity": out.log_perplexity, "mse": out.mse.mean(), "l1": out.l1.mean()}
     compare_case(AREA, case, produced)
 
@@ -212,7 +214,8 @@ def vae_forward(case):
     kinds = {"posterior": one_of("global_diagonal"), "limit_std_to_prior": boolean, "decoder_crop": one_of("end")}
     check_arguments(args, {**MODEL, **kinds, "variance_scope": one_of("per_bin", "scalar")})
     given = tensors(case, ("x", "eps"))
-    x = given["x"]
+    shape = given["x"].shape
+    x = given["x"].reshape(len(given["x"]), *shape[-2:])  # of 2-D networks perhaps with an axis of channels
     options = {"posterior": args["posterior"], "limit_std_to_prior": args["limit_std_to_prior"]}
     model = model_of(case, "VAE", x.shape[1], **options)
     if args["likelihood"] == "normal-glob-diag-cov":
@@ -222,8 +225,9 @@ def vae_forward(case):
         out = model.eval()(x, eps=given["eps"])
         q = model.posterior(model.pair.encode(x))
         produced = {"z_mean": q.mean, "z_std": q.std.flatten(), "z": q.mean + q.std * given["eps"]}
-        produced |= {"x_mean": out.mean, "log_px": out.log_px, "kl_per_dim": out.kl, "elbo": out.elbo}
-        produced |= {"mse": out.mse.mean(), "l1": out.l1.mean(), "x_mean_at_posterior_mean": model.reconstruct(x)}
+        produced |= {"x_mean": out.mean.reshape(shape), "log_px": out.log_px, "kl_per_dim": out.kl, "elbo": out.elbo}
+        produced |= {"mse": out.mse.mean(), "l1": out.l1.mean()}
+        produced["x_mean_at_posterior_mean"] = model.reconstruct(x).reshape(shape)
     compare_case(AREA, case, produced)
 
 
@@ -233,10 +237,11 @@ def vqvae_training_step(case):
     check_arguments(args, {**MODEL, **kinds})
     groups = range(args["quantizer"]["groups"])
     given = tensors(case, ("x", *(f"codebook{g}" for g in groups), *(f"count{g}" for g in groups)))
-    model = vqvae(case, given["x"].shape[1])
-    places = filled(case, model, lambda: model(given["x"]))
+    x = given["x"].reshape(len(given["x"]), *given["x"].shape[-2:])
+    model = vqvae(case, x.shape[1])
+    places = filled(case, model, lambda: model(x))
     set_codebooks(model.quantiser, given)
-    out = model.train()(given["x"])
+    out = without_dropout(model).train()(x)
     out.loss.mean().backward()
     produced = {"loss": out.loss.mean(), "log_px": out.log_px, "vq_loss": out.vq_loss.mean()}
     produced |= {"log_perplexity": out.log_perplexity, "grad_norms": gradient_norms(case, model, places)}

@@ -42,6 +42,16 @@ def filling(*networks):
     return {key: value for arguments in networks for key, value in FAMILIES[arguments["family"]][1].items()}
 
 
+def without_dropout(module):
+    """Return `module` with every dropout at 0, as train mode is stored."""
+    for part in module.modules():
+        if isinstance(getattr(part, "dropout", None), float):
+            part.dropout = 0.0
+        elif isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+    return module
+
+
 def outputs(case, role):
     """Return {name: tensor} of a network alone."""
     arguments = case["args"]["network"]
@@ -51,12 +61,7 @@ def outputs(case, role):
     with torch.no_grad():
         produced = {"y": module.eval()(x)}
         if case["args"]["train_forward"]:
-            for part in module.modules():
-                if isinstance(getattr(part, "dropout", None), float):
-                    part.dropout = 0.0
-                elif isinstance(part, torch.nn.Dropout):
-                    part.p = 0.0
-            produced["y_train"] = module.train()(x)
+            produced["y_train"] = without_dropout(module).train()(x)
     assert produced["y"].shape[-1] == module.out_frames(x.shape[-1]) and produced["y"].shape[1] == module.out_channels
     return produced
 

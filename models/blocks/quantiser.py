@@ -112,16 +112,14 @@ class Quantiser(nn.Module):
         Raises:
             ValueError: in the first training batch fewer positions count than there are codewords.
         """
-        if z.shape[1] != self.channels:
-            raise ValueError(f"latents of {z.shape[1]} channels, a quantiser of {self.channels}")
         with torch.autocast(z.device.type, enabled=False):
             return self._quantise(z.float(), counted)
 
     def _quantise(self, z, counted):
-        batch, width = len(z), self.channels // self.groups
-        split = z.reshape(batch, self.groups, width, -1)  # (batch, groups, width, positions)
+        split = self._split(z)
+        batch, _, width, _ = split.shape
         weights = torch.ones_like(split[:, 0, 0]) if counted is None else counted.reshape(batch, -1).to(z.dtype)
-        rows = split.detach().permute(1, 0, 3, 2).reshape(self.groups, -1, width)
+        rows = _as_rows(split.detach())
         valid = rows.isfinite().all(-1).all(0) & (weights.flatten() > 0)  # one overflow would stay in the averages
         rows = torch.where(valid[:, None], rows, 0.0)
         if self.training and not self._known_started:
@@ -154,7 +152,7 @@ class Quantiser(nn.Module):
         # in this order the values are those of the codewords to the last bit
         return Quantised(
             values + (z - z.detach()),
-            codes.view(self.groups, batch, -1).transpose(0, 1).reshape(batch, self.groups, *z.shape[2:]),
+            self._as_codes(codes, z.shape),
             loss,
             kl,
             -(probabilities * (probabilities + 1e-10).log()).sum(1).mean(),
@@ -164,11 +162,8 @@ class Quantiser(nn.Module):
     @torch.no_grad()
     def assign(self, z: torch.Tensor) -> torch.Tensor:
         """Return the codes (batch, groups, positions) of latents alone, one axis of positions or two."""
-        width = self.channels // self.groups
-        rows = z.float().reshape(len(z), self.groups, width, -1).permute(1, 0, 3, 2).flatten(1, 2)
         with torch.autocast(z.device.type, enabled=False):
-            codes = self._nearest(rows, self.codebook)
-        return codes.view(self.groups, len(z), -1).transpose(0, 1).reshape(len(z), self.groups, *z.shape[2:])
+            return self._as_codes(self._nearest(_as_rows(self._split(z.float())), self.codebook), z.shape)
 
     def embed(self, codes: torch.Tensor) -> torch.Tensor:
         """Return the latents (batch, channels, positions) of `codes` (batch, groups, positions), one axis or two.
@@ -182,14 +177,23 @@ class Quantiser(nn.Module):
         rows = functional.embedding(codes.flatten(2) + offsets, self.codebook.flatten(0, 1))
         return rows.transpose(2, 3).reshape(len(codes), self.channels, *codes.shape[2:])
 
+    def _split(self, z):
+        """Return latents as (batch, groups, width, positions)."""
+        if z.shape[1] != self.channels:
+            raise ValueError(f"latents of {z.shape[1]} channels, a quantiser of {self.channels}")
+        return z.reshape(len(z), self.groups, self.channels // self.groups, -1)
+
+    def _as_codes(self, codes, shape):
+        """Return codes (groups, rows) as those of latents of `shape`."""
+        return codes.view(self.groups, shape[0], -1).transpose(0, 1).reshape(shape[0], self.groups, *shape[2:])
+
     def _nearest(self, rows, codebook):
         step = max(1, TABLE // (self.groups * self.codewords))
         return torch.cat([nearest(part, codebook) for part in rows.split(step, 1)], 1)
 
     def _soft_probabilities(self, split, weights):
         """Return the mean probability (groups, codewords) of the codewords over the positions of all ranks."""
-        rows = split.permute(1, 0, 3, 2).flatten(1, 2)
-        scores = 2 * rows @ self.codebook.detach().mT - self.codebook.detach().square().sum(2)[:, None]
+        scores = 2 * _as_rows(split) @ self.codebook.detach().mT - self.codebook.detach().square().sum(2)[:, None]
         weights = weights.flatten()
         own = weights @ scores.softmax(2)
         total = torch.cat([own.detach().flatten(), weights.sum()[None]])
@@ -258,6 +262,11 @@ class Quantiser(nn.Module):
     def _load_from_state_dict(self, *args, **kwargs):
         super()._load_from_state_dict(*args, **kwargs)
         self._known_started = False  # what was loaded says
+
+
+def _as_rows(split):
+    """Return latents (batch, groups, width, positions) as (groups, rows, width)."""
+    return split.permute(1, 0, 3, 2).flatten(1, 2)
 
 
 def start_rows(rows: torch.Tensor, codewords: int, spread: bool, seed: int) -> torch.Tensor:

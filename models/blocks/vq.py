@@ -189,8 +189,9 @@ def of_all_ranks(x: torch.Tensor) -> torch.Tensor:
     """Return `x` (..., rows) of all ranks, which have equally many rows, one after the other."""
     if not several_ranks():
         return x
+    x = x.contiguous()
     parts = [torch.empty_like(x) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(parts, x.contiguous())
+    distributed.all_gather(parts, x)
     return torch.cat(parts, -1)
 
 
