@@ -18,9 +18,7 @@ FLAG = {"models": "--model", "loss": "--trainfunc", "optimizer": "--optimizer", 
 def names(folder: str, task: str | None = None) -> list[str]:
     """List what `folder` offers by name; with `task`, only classes whose TASK is it (speaker where not stated)."""
     found = sorted(p.stem for p in (ROOT / folder).glob("*.py") if not p.stem.startswith("_"))
-    if task is None:
-        return found
-    return [name for name in found if _task_of(ROOT / folder / f"{name}.py") == task]
+    return [name for name in found if task is None or _task_of(ROOT / folder / f"{name}.py") == task]
 
 
 def _task_of(path: Path) -> str:
@@ -30,19 +28,14 @@ def _task_of(path: Path) -> str:
 
 
 def load(folder: str, name: str, task: str | None = None):
-    """Import the class called `name` from `folder`.
-
-    Raises:
-        ValueError: there is no such file (the message lists what exists and the nearest name), it lacks the class, or
-            it is for another task.
-    """
+    """Import the class called `name` from `folder`; ValueError: no such file or class, or one for another task."""
     if folder not in KINDS:
         raise ValueError(f"{folder}.{name}: no class by name; these are in {', '.join(KINDS)}")
     return _load(folder, name, FLAG[folder], (KINDS[folder],), task)[0]
 
 
 def load_backbone(name: str, flag: str = "--encoder") -> tuple[type, type]:
-    """Import the classes Encoder and Decoder from backbones/`name`.py; errors as those of load, naming `flag`."""
+    """Import Encoder and Decoder from backbones/`name`.py; a ValueError, as that of load, names `flag`."""
     return _load("backbones", name, flag, ("Encoder", "Decoder"))
 
 
@@ -56,9 +49,8 @@ def _load(folder, name, flag, attributes, task=None):
             raise ValueError(f"{flag} {name} is for the task {actual}, this script takes: {', '.join(available)}")
         raise ValueError(f"{flag} {name}: not found{nearest(name, available)}; available: {', '.join(available)}")
     module = importlib.import_module(f"{folder}.{name}")
-    for attribute in attributes:
-        if not hasattr(module, attribute):
-            raise ValueError(f"{folder}/{name}.py does not define {attribute}")
+    if missing := [attribute for attribute in attributes if not hasattr(module, attribute)]:
+        raise ValueError(f"{folder}/{name}.py does not define {missing[0]}")
     return tuple(getattr(module, attribute) for attribute in attributes)
 
 
@@ -101,8 +93,7 @@ def check_taken(given: Mapping[str, str], class_flags: Iterable[str], classes: M
     if any(a is None for a in accepted):
         return []
     idle = [f for f in class_flags if f in given and not any(f in a for a in accepted)]
-    chosen = ", ".join(classes)
     for flag in idle:
         if given[flag] != "config":
-            raise ValueError(f"--{flag} has no effect: none of {chosen} takes it")
-    return [f"warning: {flag} of the config has no effect: none of {chosen} takes it" for flag in idle]
+            raise ValueError(f"--{flag} has no effect: none of {', '.join(classes)} takes it")
+    return [f"warning: {flag} of the config has no effect: none of {', '.join(classes)} takes it" for flag in idle]

@@ -139,6 +139,10 @@ class ConvStack(nn.Module):
     """
 
     DIMS, UP = 1, False
+    TEST_OPTIONS = {
+        "stem_channels": 8, "stem_kernel": 5, "repeats": [1, 1, 2, 1], "channels": 8, "kernels": 3,
+        "strides": [1, 2, 2, 2],
+    }  # fmt: skip
 
     def __init__(
         self, in_channels, stem_channels, stem_kernel, repeats, channels, kernels, strides, stem_stride=1, dropout=0.0,
@@ -160,7 +164,7 @@ class ConvStack(nn.Module):
         if se_reduction and not 0 < se_reduction <= min(stem_channels, *channels):
             raise ValueError(f"se_reduction {se_reduction} must be between 1 and the least number of channels")
         layers = Layers(self.DIMS, self.UP, norm, norm_before_activation, activation)
-        self.strides = [stem_stride, *strides]
+        self.strides = [*per_stage("stem_stride", stem_stride, 1), *strides]
         self.stem = ConvBlock(layers, in_channels, stem_channels, stem_kernel, stem_stride, 1, dropout)
         self.blocks, last = nn.ModuleList(), stem_channels
         for stage in range(stages):

@@ -79,7 +79,8 @@ class ResidualBlock(nn.Module):
             y = y * self.se(y)
         if self.drop_connect and self.training:
             y = drop_paths(y, self.drop_connect)
-        y = self.activation(y + (x if self.shortcut is None else self.shortcut(x)))
+        # in place: nothing that comes out of a path is needed again for its gradient
+        y = self.activation(y.add_(x if self.shortcut is None else self.shortcut(x)))
         y = y if self.norm is None else self.norm(y)
         return functional.dropout2d(y, self.dropout, self.training) if self.dropout else y
 
