@@ -74,8 +74,8 @@ class Augmenter:
         self.length, self.floor, self.probability = length, floor, probability
         self.files = {}
         for kind, ((_, most), _) in ADDITIVE.items():
-            self.files[kind] = _found(f"{musan_path}/{kind}/*/*/*.wav", "--musan_path", most)
-        self.rooms = _found(f"{rir_path}/*/*/*.wav", "--rir_path", 1)
+            self.files[kind] = find_files(f"{musan_path}/{kind}/*/*/*.wav", "--musan_path", most)
+        self.rooms = find_files(f"{rir_path}/*/*/*.wav", "--rir_path", 1)
         self.cache, self.cached_samples = OrderedDict(), 0
 
     def __call__(self, wave: np.ndarray, draw: np.random.Generator) -> np.ndarray:
@@ -109,7 +109,8 @@ class Augmenter:
         return response
 
 
-def _found(pattern, flag, least):
+def find_files(pattern, flag, least):
+    """Return the files that match `pattern`, sorted, as bytes; ValueError where there are fewer than `least`."""
     files = sorted(glob(pattern))
     if len(files) < least:
         folder = pattern.split("/*")[0]

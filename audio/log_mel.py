@@ -228,6 +228,11 @@ class LogMel(nn.Module):
         if self.frame > n_fft:
             raise ValueError(f"a frame of {self.frame} samples does not fit into an FFT of {n_fft}")
         self.bins, self.n_fft, self.dither = bins, n_fft, dither
+        self.options = {  # by which features are told apart
+            "bins": bins, "low_hz": low_hz, "high_hz": high_hz, "grid": grid, "dither": dither, "n_fft": n_fft,
+            "frame": self.frame, "shift": self.shift, "pre_emphasis": pre_emphasis, "snip_edges": snip_edges,
+            "periodic": periodic, "sample_rate": sample_rate,
+        }  # fmt: skip
         self.pre_emphasis, self.snip_edges = pre_emphasis, snip_edges
         stretch = n_fft / (n_fft - 1) if grid == "511" else 1.0
         filters = kaldi_filters(bins, n_fft, low_hz, high_hz, sample_rate * stretch)
