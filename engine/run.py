@@ -18,6 +18,7 @@ RANGES = {
     "warmup_steps": (0, None), "anneal_steps": (0, None), "lr_decay": (0, 1),
     "weight_decay": (0, None), "warmup_epochs": (0, None), "final_lr": (0, None),
     "final_lr_ratio": (0, None), "initial_lr": (0, None), "base_lr": (0, None), "cycles": (1, None),
+    "hold_steps": (0, None), "decay_steps": (1, None), "decay_rate": (0, 1), "decay_power": (0, None),
     "half_period_steps": (0, None), "plateau_patience": (0, None), "momentum": (0, 1), "clip_grad": (0, None),
     "test_interval": (1, None), "test_interval_steps": (0, None), "log_interval": (1, None),
     "max_skipped_steps": (0, None), "save_minutes": (0, None), "save_steps": (0, None), "keep_checkpoints": (0, None),
@@ -28,6 +29,7 @@ CLASS_FLAGS = (
     "lr_decay", "warmup_epochs", "final_lr", "warm_from_zero", "lr_scale_by_batch", "plateau_patience", "momentum",
     "nesterov", "decoupled_weight_decay", "final_lr_ratio", "initial_lr", "tri_stage_ratios", "cycles",
     "half_period_steps", "base_lr", "warmup_steps", "anneal_steps", "anneal_shape",
+    "hold_steps", "decay_steps", "decay_rate", "decay_power", "amsgrad", "betas",
 )  # fmt: skip
 
 
@@ -49,7 +51,8 @@ def add_arguments(parser):
         "--final_lr",
         type=float,
         default=None,
-        help="cosine, exponential: last learning rate (default: lr / 1000); exp_decay, tri_stage (default: 5e-6)",
+        help="cosine, exponential: last learning rate (default: lr / 1000); exp_decay, tri_stage (default: "
+        "5e-6); hold_exponential, hold_inverse_power (default: 1e-5)",
     )
     training.add_argument(
         "--final_lr_ratio", type=float, default=None, help="exp_decay, tri_stage: last rate as a share of --lr"
@@ -72,8 +75,18 @@ def add_arguments(parser):
     )
     training.add_argument("--base_lr", type=float, default=1e-8, help="cyclic: lowest learning rate")
     training.add_argument(
-        "--warmup_steps", type=int, default=0, help="anneal: optimiser steps of a rise from zero in a straight line"
+        "--warmup_steps",
+        type=int,
+        default=0,
+        help="optimiser steps of a rise in a straight line, for anneal from zero, hold_* from the lowest rate",
     )
+    hold = "hold_exponential, hold_inverse_power"
+    training.add_argument("--hold_steps", type=int, default=0, help=f"{hold}: steps before the fall, warm-up and all")
+    training.add_argument("--decay_steps", type=int, default=8000, help="hold_exponential: steps of a --decay_rate")
+    training.add_argument(
+        "--decay_rate", type=float, default=0.5, help="hold_exponential: factor on the rate each --decay_steps"
+    )
+    training.add_argument("--decay_power", type=float, default=0.5, help="hold_inverse_power: rate as step^-power")
     training.add_argument(
         "--anneal_steps",
         type=int,
@@ -92,6 +105,10 @@ def add_arguments(parser):
     )
     training.add_argument("--momentum", type=float, default=0.9, help="sgd: momentum")
     add_bool(training, "--nesterov", help="sgd: Nesterov's momentum")
+    training.add_argument(
+        "--betas", type=float, nargs=2, default=[0.9, 0.999], help="adam, radam: share of the averages kept per step"
+    )
+    add_bool(training, "--amsgrad", help="adam: divide by the largest average so far (AMSGrad)")
     add_bool(training, "--decoupled_weight_decay", help="radam: weight decay apart from the gradient, as in adamw")
     group = parser.add_argument_group("training loop")
     group.add_argument("--seed", type=int, default=10, help="seed of everything drawn at random")
