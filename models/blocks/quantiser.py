@@ -156,7 +156,7 @@ class Quantiser(nn.Module):
             loss,
             kl,
             -(probabilities * (probabilities + 1e-10).log()).sum(1).mean(),
-            (mse.detach() * sizes[:, None]).sum(0) / sizes.sum(),
+            weights.sum(1) @ mse.detach() / weights.sum().clamp(min=1),
         )
 
     @torch.no_grad()
