@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from audio.features import exact, exact_product, kaldi_filters
+from audio.features import exact_product, kaldi_filters
 
 SAMPLE_RATE = 16000
 FRAME_SAMPLES, SHIFT_SAMPLES = 400, 160  # 25 ms every 10 ms
@@ -252,7 +252,6 @@ class LogMel(nn.Module):
         """
         return self.with_speech(wave, lengths)[0]
 
-    @exact
     def with_speech(self, wave, lengths=None, **options):
         """Return the features and the decisions (batch, frames) whether a frame is speech; options of speech_frames.
 
@@ -264,7 +263,8 @@ class LogMel(nn.Module):
         run = functools.partial(self._compute, ragged=lengths is not None, options=options)
         if lengths is None:
             lengths = torch.full((len(wave),), wave.shape[1], device=wave.device)
-        return _in_slices(run, self.frames(wave.shape[1]), wave, lengths)
+        with torch.no_grad(), torch.autocast(wave.device.type, enabled=False):
+            return _in_slices(run, self.frames(wave.shape[1]), wave.float(), lengths)
 
     def _compute(self, wave, lengths, ragged, options):
         counts, frames = self.frames(lengths.to(wave.device)), self.frames(wave.shape[1])
