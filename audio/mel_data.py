@@ -17,6 +17,9 @@ from audio.wave_sources import Recordings, find_recordings
 from audio.workers import watched, worker_settings
 
 CONTEXT_FRAMES = 150  # read on either side of a chunk, as far as the sliding mean reaches
+# Before that so many more, after which 0.999^8000 = 3e-4 is left of what the filter does not know, and behind it those
+# that see the mirrored end.
+FORGOTTEN_FRAMES, MIRRORED_FRAMES = 50, 2
 # so many recordings in a row that cannot be read are a folder that went away, not single damaged files
 MOST_TRIES = 100
 
@@ -66,8 +69,8 @@ class WaveChunks(Dataset):
                 raise ValueError(f"{path}: has {count} frames, fewer than a chunk of {frames}")
             first = int(u * (count - frames + 1))
             # an even frame, so that half a frame at the end is rounded as in the whole recording
-            start = max(0, first - CONTEXT_FRAMES) // 2 * 2
-            end = first + frames + CONTEXT_FRAMES
+            start = max(0, first - CONTEXT_FRAMES - FORGOTTEN_FRAMES) // 2 * 2
+            end = first + frames + CONTEXT_FRAMES + MIRRORED_FRAMES
             samples = audio.samples if end >= count else end * SHIFT_SAMPLES
             return audio.read(start * SHIFT_SAMPLES, samples - start * SHIFT_SAMPLES), first - start
 
