@@ -13,6 +13,7 @@
     python dataprep.py --subset tiny_few,tiny_many_high --speaker_meta data/vox2_meta.csv
     python dataprep.py --draw_trials data/full_val.txt --speaker_meta data/vox2_meta.csv
     python dataprep.py --pack data/train_list.txt --pack_from data/voxceleb2 --pack_to data/packed/voxceleb2
+    python dataprep.py --mel_cache data/train_list.txt --mel_from data/voxceleb2 --mel_to data/mel/voxceleb2
     python dataprep.py --shard data/tiny_few_train.txt --shard_from data/voxceleb2 --shard_to data/shards/tiny_few
 
 Several stages given at once run in the order of main(). Every stage goes on where it was stopped, and leaves finished
@@ -29,6 +30,7 @@ from corpora import (
     download,
     id_lists,
     librispeech,
+    mel_features,
     meta,
     musan_rirs,
     packing,
@@ -49,6 +51,7 @@ from engine.log import run_main
 RANGES = {
     "split_ratio": (0, 1), "split_speakers": (1, None), "speakers_per_sex": (1, None), "files_per_speaker": (1, None),
     "files_per_recording": (1, None), "num_pairs": (2, None), "samples_per_shard": (1, None), "workers": (0, 1024),
+    "mel_dither": (0, None),
 }  # fmt: skip
 
 # ---------------------------------------------------------------- flags
@@ -132,6 +135,7 @@ def make_flags():
     download.add_arguments(parser)
     parts.add_arguments(parser, stages)
     wave_folders.add_arguments(stages)
+    mel_features.add_arguments(parser, stages)
 
     group = parser.add_argument_group("splits, subsets and trials")
     group.add_argument(
@@ -341,7 +345,7 @@ def main():
     check_ranges(args, RANGES)
     asked = [args.augment, args.download, args.download_lists, args.extract, args.convert, args.synthetic]
     asked += [args.normalise_meta, args.split, args.subset, args.subset_list, args.draw_trials, args.check_disjoint]
-    if not any((*asked, args.make_lists, args.pack, args.shard, args.combine, args.index)):
+    if not any((*asked, args.make_lists, args.pack, args.shard, args.combine, args.index, args.mel_cache)):
         raise ValueError(
             "no stage given: --synthetic or --make_lists FOLDER, or --download and others (--help explains them)"
         )
@@ -384,6 +388,8 @@ def main():
         print(packing.pack(read_recordings(args.pack), args.pack_from, args.pack_to, args.workers))
     if args.shard:
         print(sharding.shard(args))
+    if args.mel_cache:
+        mel_features.fill(args)
 
 
 if __name__ == "__main__":
