@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from models.blocks.autoencoder import Pair, check_inputs, errors, mean_over_frames
+from models.blocks.pointwise import Pointwise
 
 LOSSES = {"mse": functional.mse_loss, "l1": functional.l1_loss, "smooth_l1": functional.smooth_l1_loss}
 
@@ -48,9 +49,8 @@ class MainModel(nn.Module):
             raise ValueError(f"loss {loss}: one of {', '.join(LOSSES)}")
         self.loss, self.bins = loss, bins
         self.pair = Pair(encoder, decoder, encoder_options, decoder_options, latent_channels, bins)
-        conv = nn.Conv1d if self.pair.dims == 1 else nn.Conv2d
-        self.encoder_head = conv(self.pair.encoder.out_channels, latent_channels, 1)
-        self.decoder_head = conv(self.pair.decoder.out_channels, bins if self.pair.dims == 1 else 1, 1)
+        self.encoder_head = Pointwise(self.pair.encoder.out_channels, latent_channels)
+        self.decoder_head = Pointwise(self.pair.decoder.out_channels, bins if self.pair.dims == 1 else 1)
 
     def forward(self, x, target=None, mask=None) -> Output:
         """Reconstruct features `x` (batch, bins, frames).

@@ -17,6 +17,7 @@ from models.blocks.autoencoder import (
     make_likelihood,
     mean_over_frames,
 )
+from models.blocks.pointwise import Pointwise
 from models.blocks.quantiser import Quantiser, index_prior, objective
 
 
@@ -71,8 +72,7 @@ class MainModel(nn.Module):
         super().__init__()
         self.bins, self.kl_weight, self.diversity_weight = bins, kl_weight, diversity_weight
         self.pair = Pair(encoder, decoder, encoder_options, decoder_options, latent_channels, bins)
-        conv = nn.Conv1d if self.pair.dims == 1 else nn.Conv2d
-        self.project = conv(self.pair.encoder.out_channels, latent_channels, 1)
+        self.project = Pointwise(self.pair.encoder.out_channels, latent_channels)
         self.quantiser = Quantiser(
             latent_channels, codewords, groups, commitment, update, decay, epsilon, group_reduction, start, dead_after,
             soft_perplexity, seed,

@@ -187,7 +187,7 @@ def test_a_sub_pixel_convolution_starts_as_nearest_neighbour(dims, upsampling):
 def test_initialisation_is_kaiming_fan_out(name):
     network = make(name, "decoder", stem_channels=64, channels=64, head_channels=8)
     for key, module in network.named_modules():
-        if isinstance(module, torch.nn.Conv2d) and module is not network.head and module.weight.numel() > 4000:
+        if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)) and module is not network.head:
             phases = getattr(module, "phases", 1)
             fan_out = module.weight.shape[0] / phases * module.weight[0, 0].numel()
             assert abs(module.weight.std() / (2 / fan_out) ** 0.5 - 1) < 0.1, key

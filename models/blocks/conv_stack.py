@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from models.blocks.activations import activation as activation_of
+from models.blocks.pointwise import Pointwise
 from models.blocks.se_resnet import SELayer
 from models.blocks.subpixel import SubPixelConv
 
@@ -55,12 +56,14 @@ class Layers:
     def _axes(self, number, across=1):
         return (number, number) if self.dims == 2 else (across, number)
 
-    def convolution(self, inputs, outputs, kernel, stride=1, dilation=1, up=None):
+    def convolution(self, inputs, outputs, kernel, stride=1, dilation=1):
         """Return a convolution, a sub-pixel one where the stride lengthens; it has a bias unless a norm follows."""
         padding = self._axes(dilation * (kernel - 1) // 2, 0)
         options = {"padding": padding, "dilation": self._axes(dilation), "bias": self.bias}
-        if stride > 1 and (self.up if up is None else up):
+        if stride > 1 and self.up:
             return SubPixelConv(inputs, outputs, self._axes(kernel), stride, self.dims, **options)
+        if kernel == stride == 1:
+            return Pointwise(inputs, outputs, bias=self.bias)
         return nn.Conv2d(inputs, outputs, self._axes(kernel), stride=self._axes(stride), **options)
 
     def norm(self, channels):
@@ -173,18 +176,16 @@ class ConvStack(nn.Module):
                 sizes = last, channels[stage], kernels[stage], stride, dilations[stage]
                 self.blocks.append(self.make_block(layers, *sizes, dropout, se_reduction, **of_block))
                 last = channels[stage]
-        self.head = None if head_channels is None else nn.Conv2d(last, head_channels, 1)
+        self.head = None if head_channels is None else Pointwise(last, head_channels)
         self.in_channels, self.out_channels = in_channels, last if head_channels is None else head_channels
         self.stride = math.prod(self.strides)
         self.frequency_stride = self.stride if self.DIMS == 2 else 1
-        self._initialise()
+        for module in self.modules():
+            if isinstance(module, Unit) and not isinstance(module.conv, SubPixelConv):
+                nn.init.kaiming_normal_(module.conv.weight, mode="fan_out", nonlinearity="relu")
+        self.to(memory_format=torch.channels_last)  # or every call would copy the weights into this layout
 
     make_block = ConvBlock
-
-    def _initialise(self):
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d) and not isinstance(module, SubPixelConv) and module is not self.head:
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def out_frames(self, frames):
         """Return how many frames (or bins, where the network spans them) come out of so many, a number or a tensor."""

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from models.blocks.pointwise import Pointwise
+
 KINDS = ("identity", "global_diagonal", "diagonal")
 # names of section "likelihood" of the published configurations
 LIKELIHOODS = {
@@ -41,8 +43,7 @@ class Gaussian(nn.Module):
         if least_std < 0 or (most_std is not None and most_std < least_std):
             raise ValueError(f"standard deviation between {least_std} and {most_std}: the limits cross or are negative")
         self.kind, self.most_std, self.least_std = kind, most_std, least_std
-        conv = nn.Conv1d if dims == 1 else nn.Conv2d
-        self.project = conv(in_channels, out_channels * (2 if kind == "diagonal" else 1), 1)
+        self.project = Pointwise(in_channels, out_channels * (2 if kind == "diagonal" else 1))
         if kind == "global_diagonal":
             self.logvar = nn.Parameter(torch.zeros(1, out_channels, *[1] * dims))
 
