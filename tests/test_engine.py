@@ -237,6 +237,7 @@ ALLOWED = {
         "models.UNet",
         "models.WaveGrad",
         "audio.features",
+        "audio.log_mel",
         "audio.masks",
         "audio.backend",
         "engine.registry",  # an autoencoder names its backbones
