@@ -1,5 +1,5 @@
 """How much smaller latents are than features: ratios, bits a second, and what entropy coding of the codes would give.
-Entry points: ratio_of_floats, ratio_of_codes, bits_per_second, entropy_bits_per_second, mean_and_deviation.
+Entry points: ratio_of_floats, ratio_of_codes, bits_per_second, entropy_bits_per_second.
 """
 
 import math
@@ -42,9 +42,3 @@ def entropy_bits_per_second(counts: np.ndarray, stride: int, bands: int = 1) -> 
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     entropy = -(share * np.log2(np.where(share > 0, share, 1.0))).sum()
     return float(FRAMES_PER_SECOND / stride * bands * entropy)
-
-
-def mean_and_deviation(scores: np.ndarray, ddof: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and standard deviation over utterances of `scores` (utterances, ...); NaN where one is too few."""
-    deviation = scores.std(0, ddof=ddof) if len(scores) > ddof else np.full(scores.shape[1:], np.nan)
-    return scores.mean(0), deviation

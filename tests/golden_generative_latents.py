@@ -13,7 +13,9 @@ from models.blocks.autoencoder import errors, mean_over_frames
 from models.blocks.gaussians import Normal, limited_std
 from models.blocks.quantiser import Quantiser, objective
 from scoring import compression
+from scoring.reconstruction import mean_and_deviation
 
+VQVAE = "MelVQVAE"
 LIKELIHOOD = one_of("normal-glob-diag-cov", "normal-diag-cov")
 
 
@@ -44,11 +46,11 @@ def elbo(case):
     no_weights(case)
     given = tensors(case, ("x", "x_mean", "x_logvar", "z_mean", "z_logvar"))
     x, mean = given["x"], given["x_mean"]
-    sizes = {"per_bin": x.shape[-2], "per_element": x.numel(), "scalar": 1}
-    assert given["x_logvar"].numel() == sizes[args["variance_scope"]]
+    sizes = {"per_bin": (1, x.shape[-2], 1), "per_element": x.shape, "scalar": ()}
+    logvar = given["x_logvar"].reshape(sizes[args["variance_scope"]])
     q = Normal(given["z_mean"], limited_std(given["z_logvar"], 1.0 if args["limit_std_to_prior"] else None))
     # 2-D networks: (batch, 1, bins, frames)
-    density = gaussians.log_density(x, Normal(mean, limited_std(given["x_logvar"])))
+    density = gaussians.log_density(x, Normal(mean, limited_std(logvar)))
     log_px = mean_over_frames(density.flatten(1, -2))
     kl = gaussians.kl_divergence(q).flatten(1).sum(1) / x[0].numel()
     produced = {"log_px": log_px, "kldiv_z": kl, "elbo": gaussians.elbo_per_dimension(log_px, kl, args["kl_weight"])}
@@ -137,7 +139,7 @@ def score_aggregation(case):
     check_arguments(case["args"], {"ddof": integer})
     no_weights(case)
     scores = make_inputs(case, ("scores",))["scores"]
-    mean, deviation = compression.mean_and_deviation(scores, case["args"]["ddof"])
+    mean, deviation = mean_and_deviation(scores, case["args"]["ddof"])
     compare_case(AREA, case, {"mean": mean, "std": deviation})
 
 
@@ -176,9 +178,6 @@ def vqvae(case, bins):
     return model_of(
         case, VQVAE, bins, **options, diversity_weight=args["diversity_weight"], start="normal"
     )  # fmt: skip
-
-
-VQVAE = "VQVAE" if "VQVAE" in registry.names("models", "autoencoder") else "MelVQVAE"
 
 
 def vqvae_forward(case):

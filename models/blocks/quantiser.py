@@ -235,17 +235,21 @@ class Quantiser(nn.Module):
         """Take the codewords from the rows of all ranks that count, alike on all ranks."""
         if not self.started:
             rows = of_all_ranks(rows.transpose(1, 2)).transpose(1, 2)[:, of_all_ranks(valid.int()) > 0]
-            if rows.shape[1] < self.codewords:
-                raise ValueError(
-                    f"a codebook of {self.codewords} codewords cannot start from the {rows.shape[1]} positions of the "
-                    "first batch: take more or longer chunks, fewer codewords, or start normal"
-                )
+            self.check_start(rows.shape[1])
             chosen = start_rows(rows, self.codewords, self.start == "kmeans++", self.seed)
             if several_ranks():
                 distributed.broadcast(chosen, 0)
             self._replace(torch.ones_like(self.idle, dtype=torch.bool), chosen)
             self.started.fill_(True)
         self._known_started = True
+
+    def check_start(self, positions: int):
+        """Raise ValueError unless a first batch of so many positions, of all ranks, has enough for the codebook."""
+        if self.start != "normal" and positions < self.codewords:
+            raise ValueError(
+                f"a codebook of {self.codewords} codewords cannot start from the {positions} positions of the first "
+                "batch: take more or longer chunks, fewer codewords, or start normal"
+            )
 
     def _replace(self, which, codewords):
         """Set the codewords of `which` (groups, codewords) bool; each counts like one position."""
