@@ -82,14 +82,16 @@ def remove_dc(signal):
     enough. Within a block s[n] is 0.999^n times the cumulative sum of x[n] / 0.999^n and of what the blocks before
     left.
     """
-    samples = signal.shape[1]
     power = (POLE ** torch.arange(BLOCK, dtype=torch.float64)).to(signal)
-    inside = (F.pad(signal, (0, -samples % BLOCK)).unflatten(1, (-1, BLOCK)) / power).cumsum(2)
     fade = (POLE ** (BLOCK * torch.arange(CARRIED - 1, -1, -1, dtype=torch.float64))).to(signal)
+    blocks = F.pad(signal, (0, -signal.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK)).mul_(power.reciprocal())
+    inside = blocks.cumsum_(2)
     ends = F.pad(inside[:, :-1, -1] * power[-1], (CARRIED, 0))
     before = (ends.unfold(1, CARRIED, 1) * fade).sum(2, keepdim=True)
     summed = inside.add_(before * POLE).mul_(power).flatten(1)
-    return torch.cat([signal[:, :1], torch.sub(signal[:, 1:], summed[:, : samples - 1], alpha=1 - POLE)], 1)
+    out = signal.clone()
+    out[:, 1:].sub_(summed[:, : signal.shape[1] - 1], alpha=1 - POLE)
+    return out
 
 
 def signal_of(wave, lengths=None, frame=FRAME_SAMPLES, shift=SHIFT_SAMPLES, dither=0.0, snip_edges=False):
@@ -190,19 +192,19 @@ def _normalise(mel, counts, left, right, variance, ragged):
     if ragged:
         mel = mel.masked_fill(~valid, 0.0)
     scale = _window_sizes(counts, frames, left, right).unsqueeze(1).double().reciprocal()
-    whole, short = mel.sum(2, keepdim=True, dtype=torch.float64) / number, number <= min(left, right) + 1
+    short = number <= min(left, right) + 1
+    whole = mel.sum(2, keepdim=True, dtype=torch.float64) / number
     if variance:
         mel = (mel - whole).masked_fill_(~valid, 0.0)
         mel = mel / (mel.square().sum(2, keepdim=True) / number).clamp(min=1e-5).sqrt()
-        whole = 0.0
+        whole = torch.zeros_like(whole)
     # the mean of the whole need not come off before that of the window
     mean = _window_sums(mel, left, right).mul_(scale)
-    out = mel - torch.where(short, whole, mean)
+    out = mel - torch.where(short, whole, mean).to(mel.dtype)
     if variance:
         deviation = (_window_sums(mel.square(), left, right).mul_(scale) - mean.square()).clamp(min=1e-5).sqrt()
         out = torch.where(short, out, out / deviation)
-    out = out.float()
-    return out.masked_fill_(~valid, 0.0) if ragged else out
+    return (out.masked_fill_(~valid, 0.0) if ragged else out).float()
 
 
 # ---------------------------------------------------------------- features
