@@ -67,7 +67,7 @@ class MainModel(nn.Module):
         self, encoder="resnet1d", decoder=None, encoder_options=None, decoder_options=None, latent_channels=256,
         bins=80, kl_weight=1.0, likelihood="normal-glob-diag-cov", least_feature_std=0.0, diversity_weight=0.1,
         codewords=64, groups=1, commitment=0.25, update="ema", decay=0.99, epsilon=1e-5, group_reduction="mean",
-        start="kmeans++", dead_after=20, soft_perplexity=False, seed=0,
+        start="kmeans++", dead_after=5, soft_perplexity=False, seed=0,
     ):  # fmt: skip
         super().__init__()
         self.bins, self.kl_weight, self.diversity_weight = bins, kl_weight, diversity_weight

@@ -70,7 +70,7 @@ class Quantiser(nn.Module):
         epsilon=1e-5,
         group_reduction="mean",
         start="kmeans++",
-        dead_after=20,
+        dead_after=5,
         soft_perplexity=False,
         seed=0,
     ):
