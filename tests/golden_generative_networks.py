@@ -1,5 +1,5 @@
 """Stored cases of the encoders and decoders of features, their sub-pixel convolutions and lengths.
-Entry point: KINDS, {kind: function(case)}; network(arguments) and run_once(module, arguments) serve whole models.
+Entry point: KINDS, {kind: function(case)}; network, filling and without_dropout serve whole models.
 """
 
 import golden_generative_attention

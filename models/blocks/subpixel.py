@@ -39,8 +39,7 @@ class SubPixelConv(nn.Conv2d):
 
     def spread(self, tensor):
         """Return `tensor` (out_channels, ...) repeated for all phases, in the order of the inner channels."""
-        repeat = torch.cat if self.dims == 1 else None
-        return repeat([tensor] * self.phases) if repeat else tensor.repeat_interleave(self.phases, dim=0)
+        return torch.cat([tensor] * self.phases) if self.dims == 1 else tensor.repeat_interleave(self.phases, dim=0)
 
     @torch.no_grad()
     def reset_parameters(self):
