@@ -183,7 +183,6 @@ class ConvStack(nn.Module):
         for module in self.modules():
             if isinstance(module, Unit) and not isinstance(module.conv, SubPixelConv):
                 nn.init.kaiming_normal_(module.conv.weight, mode="fan_out", nonlinearity="relu")
-        self.to(memory_format=torch.channels_last)  # or every call would copy the weights into this layout
 
     make_block = ConvBlock
 
