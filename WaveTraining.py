@@ -157,14 +157,16 @@ def start_from(network, path: str, read: Callable, copy: Callable) -> str:
 
 
 def fit(
-    state: State, freezer, loader, step, judge, sets: WaveSets.Sets, log, args, started: float, original: Callable
-) -> int:
+    state: State, freezer, loader, step, judge, sets: WaveSets.Sets, log, args, started: float, original: Callable,
+    after: Callable | None = None,
+) -> int:  # fmt: skip
     """Train to the end and judge the chosen weights; return the exit code.
 
     Args:
         step: as in engine.loop.fit. started: time.time() of the start.
         judge: judge() returns {name: float} of the validation set by the weights in state.module, in evaluation mode.
         original: original(weights or None) returns what a file in the original layout holds.
+        after: after() is called when a step is done; it must leave the run as it was.
     """
 
     def evaluate():
@@ -175,6 +177,8 @@ def fit(
             checkpoint.save_run(state, args.save_path, also=(BEFORE_ANNEALING,))
         if args.original_files and args.save_steps and number % args.save_steps == 0:
             write_files(state, args, original)
+        if after:
+            after()
 
     try:
         code = loop.fit(

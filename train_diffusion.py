@@ -17,6 +17,7 @@ import torch
 
 import DiffusionNet
 import SampleConditions
+import TrainingSamples
 import WaveSets
 import WaveTraining
 from diffusion import objective
@@ -54,6 +55,7 @@ def make_flags():
         help="share of labels, and of vectors, left out in training, for classifier-free guidance: label 0 is then "
         "none (the speakers' follow from 1), and a vector of zeros is none",
     )  # fmt: skip
+    TrainingSamples.add_arguments(model)
     return parser
 
 
@@ -65,7 +67,9 @@ def read_flags(argv=None):
             p, WaveTraining.chosen_classes(first, DiffusionNet.TASK).values()
         ),
     )  # fmt: skip
-    check_ranges(args, {**WaveTraining.RANGES, "dropout": (0, 0.999), "cond_dropout": (0, 0.999)})
+    ranges = {**TrainingSamples.RANGES, "dropout": (0, 0.999), "cond_dropout": (0, 0.999)}
+    check_ranges(args, {**WaveTraining.RANGES, **ranges})
+    TrainingSamples.check(args, given)
     if args.cond_dropout and not (args.class_cond or args.cond_embeddings):
         raise ValueError("--cond_dropout leaves out labels and vectors: give --class_cond or --cond_embeddings")
     options = {
@@ -129,7 +133,10 @@ def train(args):
         payload = DiffusionNet.original_payload(net)
         return WaveTraining.original_payload(payload, {"step": state.step, **meta}, weights)
 
-    return WaveTraining.fit(state, freezer, loader, step, judge, sets, log, args, started, payload_of)
+    def after():
+        TrainingSamples.draw(state, sets, args, log)
+
+    return WaveTraining.fit(state, freezer, loader, step, judge, sets, log, args, started, payload_of, after)
 
 
 def conditions(net, label, vector):
