@@ -190,12 +190,12 @@ def write_folder(folder: SampleFolder, count: int, make, args, say):
         folder.write_manifest()
 
 
-def draw_sheet(output: str, paths: list[Path], titles: list[str]):
-    """Draw the spectrograms of files into <output>.png and say so."""
+def draw_sheet(output: str, paths: list, titles: list[str]):
+    """Draw the spectrograms of files, None for an empty place, into <output>.png and say so."""
     from scoring.spectrograms import spectrogram_sheet
 
     sheet = Path(output).with_suffix(".png")
-    spectrogram_sheet(sheet, [read_wave(path) for path in paths], titles)
+    spectrogram_sheet(sheet, [path and read_wave(path) for path in paths], titles)
     print(f"spectrograms: {sheet}")
 
 
