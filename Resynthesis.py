@@ -62,12 +62,17 @@ def add_model_arguments(parser):
     parser.add_argument(
         "--encoding", choices=ENCODINGS, default=None, help="of the samples that the network sees (default: as it says)"
     )
-    add_bool(parser, "--none_label", help="of an original file: its label 0 stands for no speaker, others are 1 higher")
+    add_none_label(parser)
     parser.add_argument("--data_path", default="", help="prefix of the paths in lists of recordings")
     parser.add_argument(
         "--sample_rate", type=int, choices=(SAMPLE_RATE,), default=SAMPLE_RATE,
         help="of the network in Hz; recordings of any rate are resampled to it",
     )  # fmt: skip
+
+
+def add_none_label(parser):
+    """Add the flag of what an original file does not say."""
+    add_bool(parser, "--none_label", help="of an original file: its label 0 stands for no speaker, others are 1 higher")
 
 
 def add_arguments(parser):
