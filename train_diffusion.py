@@ -191,19 +191,14 @@ def copy_weights(network, weights):
 # ---------------------------------------------------------------- validation
 
 
-@torch.no_grad()
 def validate(net, sets, args, device) -> dict[str, float]:
-    """Return the loss over fixed windows, times and noise, by quarters of the time; the network must be in evaluation
-    mode."""
-    buckets, total, count = objective.TimeBuckets(size=args.valid_windows, device=device), 0, 0
-    for samples, label, t, eps, vector in WaveSets.fixed_batches(sets, args, device):
-        label, vector = conditions(net, label, vector)
+    """Return the loss over fixed windows with all conditions; the network must be in evaluation mode."""
+
+    def losses_of(samples, label, t, eps, vector):
         kept = torch.ones(len(samples), 2, device=device)  # no condition is left out
-        losses = net(samples, t, eps, label, vector, kept)
-        buckets.add(t, losses)
-        total, count = total + losses.double().sum(), count + len(losses)
-    loss = float(total) / count
-    return {"valid_loss": loss, **buckets.named_means("valid_"), "choose": loss}
+        return net(samples, t, eps, *conditions(net, label, vector), kept)
+
+    return WaveSets.fixed_loss(losses_of, sets, args, device)
 
 
 if __name__ == "__main__":
