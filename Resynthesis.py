@@ -119,10 +119,13 @@ def find_sources(paths: list[str], flag: str, prefix: str, say) -> list[Source]:
         if not os.path.exists(path):
             raise FileNotFoundError(f"{flag} {path}: no such file or folder")
         folder = path if os.path.isdir(path) else ""
-        found, root, notes = read_inputs("" if folder else path, folder, prefix)
+        try:
+            found, root, notes = read_inputs("" if folder else path, folder, prefix)
+        except ValueError as error:
+            raise ValueError(str(error).replace("--folder", flag, 1)) from None
         speakers = found.speakers or [speaker_of(name) or "" if folder else "" for name in found.audio]
         own = [Source(join(root, audio), name, who) for audio, name, who in zip(found.audio, found.ids, speakers)]
-        for line in [*notes, *check_files(path, [source.path for source in own])]:
+        for line in [*notes, *check_files(f"{flag} {path}", [source.path for source in own])]:
             say(line)
         sources += own
     return sources
@@ -283,7 +286,7 @@ def produce(model: Model, jobs: list[Job], target: str, flag: str, args, device,
 def describe(model: Model, jobs: list[Job], args) -> dict:
     """Return all that the recordings depend on beside their numbers, as plain data."""
     listed = "\n".join(f"{job.source.name} {os.path.getsize(job.source.path)} {job.label}" for job in jobs)
-    own = {"sources": f"{len(jobs)} (sha256 {hashlib.sha256(listed.encode()).hexdigest()[:12]})"}
+    own = {"list": f"{len(jobs)} recordings and voices, sha256 {hashlib.sha256(listed.encode()).hexdigest()[:12]}"}
     own |= {name: getattr(args, name) for name in ("seconds", "no_vq", "guide_label_scale", "guide_vq_scale")}
     guide = WaveSampling.guide_record(
         args, "enc_pred", args.enc_pred_path, args.enc_pred_scale, enc_pred_ema=args.enc_pred_ema

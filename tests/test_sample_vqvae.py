@@ -110,7 +110,9 @@ def test_an_interrupted_run_gives_the_same_files(here, tmp_path, monkeypatch):
     for path in (tmp_path / "a").iterdir():
         if path.name != "options.json":
             assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
-    with pytest.raises(ValueError, match="holds samples with another sources.*give another output_file"):
+    with pytest.raises(
+        ValueError, match="holds samples with another list .4 recordings and voices.*give another output_file"
+    ):
         run(here, tmp_path / "b", batch_size=2, format="wav", label="anna")
 
 

@@ -43,6 +43,7 @@ for part in (
     "_attributes",
     "_stats",
     "_sampling",
+    "_swap",
     "_diffusion",
 ):
     for title, cases in importlib.import_module(f"wrong_cases{part}").CASES.items():
