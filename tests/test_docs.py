@@ -40,7 +40,7 @@ SMALLER = {
     "score_attributes.py test": " --bootstrap 20",
     "train_diffusion.py": " --set max_steps=2 --set anneal_steps=1 --set batch_size=2 --set valid_windows=4"
     " --set sample_interval_steps=2 --set sample_count=1",
-    "train_classifier.py": " --set max_steps=2 --set batch_size=2 --set valid_windows=4",
+    "train_classifier.py": " --set max_steps=2 --set anneal_steps=1 --set batch_size=2 --set valid_windows=4",
     "stat_generate.py": " --bootstrap 20",
     "stat_compare.py": " --bootstrap 20",
 }
