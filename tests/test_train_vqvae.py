@@ -53,7 +53,7 @@ def server(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     return fit(
-        tmp_path_factory.mktemp("trained"), **SMALL, class_cond=True, max_steps=60, log_interval=5, ema="0.5",
+        tmp_path_factory.mktemp("trained"), **SMALL, class_cond=True, max_steps=45, log_interval=5, ema="0.5",
         valid_list="tones", valid_windows=8, original_files=True,
     )  # fmt: skip
 
@@ -75,12 +75,12 @@ def talk(tmp_path_factory):
 
 def test_a_vqvae_learns_with_several_codes(trained):
     recorded = [e for e in entries(trained) if "loss" in e]
-    assert recorded[0]["noise_loss"] > 0.9 and recorded[-1]["noise_loss"] < 0.5
+    assert recorded[0]["noise_loss"] > 0.9 and recorded[-1]["noise_loss"] < 0.7
     assert recorded[-1]["loss"] == pytest.approx(recorded[-1]["noise_loss"] + recorded[-1]["vq_loss"], rel=1e-5)
     assert recorded[0]["codes_revived"] > 4 and recorded[-1]["codes_used"] > 2
     assert 2 < recorded[-1]["codes_perplexity"] <= recorded[-1]["codes_used"] and "q3" in recorded[-1]
     (valid,) = [e for e in entries(trained) if "valid_loss" in e]
-    assert valid["valid_loss"] < 0.5 and 1 < valid["valid_perplexity"] <= valid["valid_codes_used"]
+    assert valid["valid_loss"] < 0.6 and 1 < valid["valid_perplexity"] <= valid["valid_codes_used"]
 
 
 def test_averages_take_revived_codes_over_at_once(tmp_path):
@@ -105,7 +105,7 @@ def test_the_model_says_what_it_is_in_both_layouts(trained):
         "dropout": 0.0, "enc_name": "wavegrad", "cond_mult": 4, "dictionary_size": 8,
     }  # fmt: skip
     theirs, other = VQVAENet.load(trained / "model_ema_0.5.pt")
-    assert other["meta"]["step"] == 60 and other["meta"]["none_label"] is False
+    assert other["meta"]["step"] == 45 and other["meta"]["none_label"] is False
     x, t, label = 0.1 * torch.randn(2, 512), torch.rand(2), torch.tensor([0, 2])
     said = [VQVAENet.predict(n, VQVAENet.condition_of(n, x)[0], label)(x, t) for n in (net, theirs)]
     assert torch.equal(*said)
@@ -272,7 +272,7 @@ def test_a_diffusion_model_or_a_vqvae_to_begin_with(trained, tmp_path, capsys):
 def test_an_encoder_predictor_learns(trained, tmp_path):
     path = trained / "checkpoints" / "last.pt"
     folder = fit(
-        tmp_path, encoder_predictor=path, base_channels=4, lr=5e-3, batch_size=10, max_steps=40, log_interval=10,
+        tmp_path, encoder_predictor=path, base_channels=4, lr=5e-3, batch_size=10, max_steps=30, log_interval=10,
         curriculum_steps=200, valid_list="tones", valid_windows=16, original_files=True, ema="0.5",
     )  # fmt: skip
     recorded = [e for e in entries(folder) if "loss" in e]
