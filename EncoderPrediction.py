@@ -18,12 +18,12 @@ from engine.log import RunLog, versions
 from engine.state import seed_everything
 from models.blocks import original
 
-TASK = "encoder_predictor"
+TASK, SAVE_PATH = "encoder_predictor", "exps/encoder_predictor"
 FIXED = ("schedule", "encoding", "window", "base_channels", "vqvae")
 
 
 def check(args, given: dict):
-    """Refuse flags that do not go together, and take schedule and encoding of the VQ-VAE.
+    """Refuse flags that do not go together; take schedule and encoding of the VQ-VAE, and a run folder of its own.
 
     Args:
         given: as engine.args.parse returns it.
@@ -32,6 +32,8 @@ def check(args, given: dict):
         FileNotFoundError, ValueError: which, and what to do; or the file is no VQ-VAE.
     """
     WaveRecognition.check(args, given)
+    if "save_path" not in given:
+        args.save_path = SAVE_PATH
     net, card = VQVAENet.load(args.encoder_predictor, schedule=args.schedule if "schedule" in given else None)
     encoding = args.encoding if "encoding" in given else None
     args.schedule = net.schedule

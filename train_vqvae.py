@@ -101,8 +101,8 @@ def make_flags():
     )
     more.add_argument(
         "--encoder_predictor", "--vq_vae_path", default="", metavar="FILE",
-        help="train a network that tells this VQ-VAE's codes from noised waves, to guide sampling; --save_path is then "
-        "best another one",
+        help="train a network that tells this VQ-VAE's codes from noised waves, to guide sampling (--save_path is then "
+        f"{EncoderPrediction.SAVE_PATH} where none is given)",
     )  # fmt: skip
     WaveRecognition.add_arguments(parser.add_argument_group("with --encoder_predictor"))
     return parser
