@@ -34,26 +34,3 @@ def test_runs_of_both_kinds_in_one_picture(runs, capsys, monkeypatch):
     assert quarters.lines[0].get_ydata().tolist() == pytest.approx([3, 3 / 2, 1, 3 / 4])
     assert quarters.lines[1].get_ydata().tolist() == [0.25]
     assert "written: curves.png" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        (["--fields", "q7"], "no scalar is called q7; there are: loss, q0, q1"),
-        (["--fields", "q["], r"--fields q\[: no regular expression"),
-        (["--min_y", "1", "--max_y", "1"], "--min_y 1 must lie below --max_y 1"),
-        (["--out", "curves.pdf"], "--out curves.pdf: the picture is a .png"),
-    ],
-)
-def test_wrong_flags_are_one_line(runs, flags, said):
-    with pytest.raises(ValueError, match=said):
-        compare_curves.main([str(runs / "a"), *flags])
-
-
-def test_a_run_that_is_none_is_named(runs):
-    for name, said in (("c", "no such run"), (".", "no metrics.jsonl and no train_log.txt")):
-        with pytest.raises(FileNotFoundError, match=said):
-            compare_curves.main([str(runs / name)])
-    (runs / "b" / "train_log.txt").write_text("nothing\n")
-    with pytest.raises(ValueError, match="no line as `step 12: loss=0.93286`"):
-        compare_curves.main([str(runs / "b")])
