@@ -196,7 +196,7 @@ def test_parts_of_a_batch_make_the_same_step(tmp_path):
 
 def test_frozen_parts_stay_and_codes_are_not_revived_beside_a_loss_for_them(tmp_path, trained):
     first = weights(trained / "checkpoints" / "last.pt", ema=None)
-    given = {**AS_THERE, "initial_model": trained / "checkpoints" / "last.pt", "max_steps": 4, "class_cond": True}
+    given = {**AS_THERE, "initial_model": trained / "checkpoints" / "last.pt", "max_steps": 2, "class_cond": True}
     frozen = fit(tmp_path / "a", **given, freeze_encoder=True, freeze_vq=True, weight_decay=0.1)
     names = changed(first, last(frozen)["state_dict"])
     assert names and all(name.startswith("predictor.") for name in names - {"vq.usage_count"})
@@ -255,9 +255,9 @@ def test_a_diffusion_model_or_a_vqvae_to_begin_with(trained, tmp_path, capsys):
     )
     given = {**SMALL, "cond_mult": 16, "lr": 0.0, "max_steps": 1, "class_cond": True, "ema": "0"}
     folder = fit(tmp_path / "v", **given, initial_model=of_waves / "checkpoints" / "last.pt")
-    theirs = last(of_waves)["state_dict"]
-    assert all(torch.equal(last(folder)["state_dict"][name], tensor) for name, tensor in theirs.items())
-    assert last(folder)["meta"]["none_label"] and last(folder)["meta"]["no_class_prob"] == 0.2
+    theirs, stored = last(of_waves)["state_dict"], last(folder)
+    assert all(torch.equal(stored["state_dict"][name], tensor) for name, tensor in theirs.items())
+    assert stored["meta"]["none_label"] and stored["meta"]["no_class_prob"] == 0.2
     capsys.readouterr()
     again = fit(tmp_path / "w", **AS_THERE | {"lr": 0.0}, initial_model=trained / "model.pt", max_steps=1, ema="0")
     first, after = weights(trained / "model.pt"), last(again)["state_dict"]
