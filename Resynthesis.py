@@ -22,7 +22,7 @@ from audio.lists import check_files, join, speaker_of
 from audio.sample_folder import FORMATS, SampleFolder, read_wave
 from audio.windows import WINDOW_SECONDS
 from diffusion import guidance, samplers
-from engine import distributed
+from engine import checkpoint, distributed
 from engine.args import add_bool
 
 RANGES = {**WaveSampling.RANGES, "seconds": (0, 86400)}
@@ -131,7 +131,7 @@ def find_sources(paths: list[str], flag: str, prefix: str, say) -> list[Source]:
     return sources
 
 
-def load(args, device) -> Model:
+def load(args, device, say=print) -> Model:
     """Return the networks of the flags, in evaluation mode; --encoding becomes what they were trained on.
 
     Raises:
@@ -150,6 +150,12 @@ def load(args, device) -> Model:
         for what, has, needs in zip(("a code every {} samples", "{} codes"), found, wanted):
             if has != needs:
                 raise ValueError(f"{path} predicts {what.format(has)}, {args.checkpoint_path} has {needs}")
+        told = its["meta"].get("schedule") or net.schedule
+        if told != net.schedule:
+            raise ValueError(f"{path} was trained with schedule {told}, {args.checkpoint_path} with {net.schedule}")
+        of = its["meta"].get("vqvae")
+        if of and of["sha256"] != checkpoint.file_hash(args.checkpoint_path):
+            say(f"warning: {path} was trained on the codes of another file, {of['file']} (sha256 {of['sha256']})")
         recogniser.requires_grad_(False)
         unit = math.lcm(unit, recogniser.rate)
     return Model(net, card, recogniser, unit)

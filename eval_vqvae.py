@@ -50,7 +50,7 @@ def evaluate(args):
     """Measure as one process or one rank of several; rank 0 prints and keeps the figures."""
     device = distributed.device_of(args)
     say = print if distributed.is_main() else lambda line: None
-    net, card, _, _ = Resynthesis.load(args, device)
+    net, card, _, _ = Resynthesis.load(args, device, say)
     data, windows, length = WaveEvaluation.read(args, card, net.rate, say)
     labels = labels_of(net, card["meta"], data, windows, args.seed)
     found = WaveEvaluation.measure(data, windows, partial(of_batch, net, labels, args), args, device)

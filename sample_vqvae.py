@@ -51,7 +51,7 @@ def sample(args):
     device = distributed.device_of(args)
     say = print if distributed.is_main() else lambda line: None
     sources = Resynthesis.find_sources(args.input_file, "--input_file", args.data_path, say)
-    model = Resynthesis.load(args, device)
+    model = Resynthesis.load(args, device, say)
     jobs = [job_of(model, source, args) for source in sources]
     Resynthesis.produce(model, jobs, args.output_file, "output_file", args, device, say)
 

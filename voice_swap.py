@@ -105,7 +105,7 @@ def swap(args):
     device = distributed.device_of(args)
     say = print if distributed.is_main() else lambda line: None
     sources = Resynthesis.find_sources(args.source, "--source", args.data_path, say)
-    model = Resynthesis.load(args, device)
+    model = Resynthesis.load(args, device, say)
     voices = voices_of(model, args, device, say)
     names = names_of(model)
     jobs = [Resynthesis.Job(source, label, names[label]) for source in sources for label in voices]
@@ -161,7 +161,7 @@ def find(args):
     say = print if distributed.is_main() else lambda line: None
     for line in check_files("--input_file", [args.input_file]):
         say(line)
-    model = Resynthesis.load(args, device)
+    model = Resynthesis.load(args, device, say)
     errors, names = VoiceSearch.label_errors(model, args.input_file, args, device), names_of(model)
     rows = [
         {"rank": rank, "label": label, "speaker": names[label], "error": f"{errors[label]:.6f}"}

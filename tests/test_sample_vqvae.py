@@ -35,7 +35,7 @@ def here(tmp_path_factory):
     (folder / "list.txt").write_text("".join(f"{name.split('/')[0]} {name}.wav\n" for name in LENGTHS))
     wave_models.vqvae(folder / "plain.pt")
     wave_models.vqvae(folder / "free.pt", none_label=True, no_vq_prob=0.1)
-    wave_models.recogniser(folder / "recogniser.pt")
+    wave_models.recogniser(folder / "recogniser.pt", vqvae={"file": "other.pt", "sha256": "0"})
     return folder
 
 
@@ -132,11 +132,12 @@ def test_conditions_have_an_effect(here, tmp_path):
         assert other.shape == plain.shape and np.abs(other - plain).max() > 1e-3, changes
 
 
-def test_guidance_by_the_encoder_predictor(here, tmp_path):
+def test_guidance_by_the_encoder_predictor(here, tmp_path, capsys):
     soundfile.write(tmp_path / "x.wav", 0.1 * np.random.default_rng(2).standard_normal(1280), 16000)
     one = {"input_file": tmp_path / "x.wav", "format": None, "label": 0}
     one |= {"enc_pred_path": here / "recogniser.pt"}
     nothing = run(here, tmp_path / "a.npz", **one, enc_pred_scale=0)
+    assert "was trained on the codes of another file, other.pt" in capsys.readouterr().out
     strong = run(here, tmp_path / "b.npz", **one, enc_pred_scale=100)
     at_x = run(here, tmp_path / "c.npz", **one, enc_pred_scale=100, guide_at="x")
     assert np.abs(strong - nothing).max() > 1e-3 and np.abs(strong - at_x).max() > 1e-3

@@ -98,6 +98,7 @@ CASES = {
         Case("a place to guide at, but no guide", again(guide_at="x"), "--guide_at needs --enc_pred_path"),
         Case("a predictor of other codes", again(enc_pred_path=recogniser(codes=9)), "predicts 9 codes"),
         Case("a predictor of another rate", again(enc_pred_path=recogniser(rate=256)), "a code every 256 samples"),
+        Case("a predictor of another schedule", again(enc_pred_path=recogniser(schedule="cos")), "with schedule cos"),
         Case("a VQ-VAE as predictor", again(enc_pred_path=vqvae()), "is for the task vqvae"),
         Case("a GPU that is not there", again(device="cuda"), "sees no GPU", no_card),
     ],
