@@ -123,10 +123,7 @@ def predict(
         if weight and net.cond_dropout == 0:
             raise ValueError(f"classifier-free guidance by {name}: this network was trained without --cond_dropout")
     wanted = {name: _checked(net, name, value) for name, value in given.items()}
-
-    def network(x, t, **conditions):
-        waves = x if x.dim() == 3 else x[:, None]
-        return net.predictor(waves.float(), t.float(), **conditions).reshape(x.shape)
+    network = on_waves(net.predictor)
 
     def without(rows):
         return {name: value for name, value in none_of(net, rows).items() if wanted[name] is None}
@@ -143,6 +140,16 @@ def predict(
 
     # noise, v and x0 at one x_t are affine in each other: to guide one is to guide all
     return objective.as_eps(answer, net.schedule, net.target)
+
+
+def on_waves(predictor: nn.Module) -> Callable:
+    """Return the function of x (batch, [1,] samples), t (batch,) and conditions that calls a network, in float32."""
+
+    def network(x, t, **conditions):
+        waves = x if x.dim() == 3 else x[:, None]
+        return predictor(waves.float(), t.float(), **conditions).reshape(x.shape)
+
+    return network
 
 
 def none_of(net: DiffusionNet, rows: int) -> dict[str, torch.Tensor]:
@@ -167,15 +174,24 @@ def _checked(net, name, value):
         return None
     if size is None:
         raise ValueError(f"this network was trained without {name}s: leave out the {name}")
-    device = next(net.parameters()).device
     if name == "vector":
+        device = next(net.parameters()).device
         if value.dim() != 2 or value.shape[1] != size or not value.isfinite().all():
             raise ValueError(f"vectors {tuple(value.shape)}: this network takes {size} finite numbers for each sample")
         return net.standard(value.float().to(device))
-    wrong = value[(value < 0) | (value >= size)]
+    return checked_labels(net, value, none_first=net.cond_dropout > 0)
+
+
+def checked_labels(net: nn.Module, label: torch.Tensor, none_first: bool) -> torch.Tensor:
+    """Return the labels of speakers (batch,) as a network takes them, on its device: one higher where 0 is "none".
+
+    Raises:
+        ValueError: one is beyond `net.speakers`.
+    """
+    wrong = label[(label < 0) | (label >= net.speakers)]
     if len(wrong):
-        raise ValueError(f"label {int(wrong[0])}: this network has the labels 0 to {size - 1}")
-    return (value.long() + (net.cond_dropout > 0)).to(device)
+        raise ValueError(f"label {int(wrong[0])}: this network has the labels 0 to {net.speakers - 1}")
+    return (label.long() + none_first).to(next(net.parameters()).device)
 
 
 def speaker_label(card: dict, net: DiffusionNet, word: str) -> int:
@@ -226,19 +242,27 @@ def load(
         FileNotFoundError, ValueError: see load_network; or no schedule is known, or another one is stated.
     """
     network, card = load_network(path, TASK, device, ema)
-    stated = card["meta"].get("schedule")
-    if stated is None and not schedule:
-        known = ", ".join(schedules.SCHEDULES)
-        raise ValueError(f"{path} holds weights alone and does not say its schedule: give it, one of {known}")
-    if stated and schedule and stated != schedule:
-        raise ValueError(f"{path} was trained with schedule {stated}, not {schedule}")
-    card["meta"]["schedule"] = stated or schedule
+    meta = {**card["meta"], "schedule": schedule_of(card, schedule, path)}
     try:
-        meta = card["meta"]
         net = DiffusionNet(network, meta["schedule"], meta["target"], float(meta["cond_dropout"]), meta["cond"])
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} cannot be rebuilt from what it says of itself: {error}") from None
-    return net.to(device).eval(), card
+    return net.to(device).eval(), {**card, "meta": meta}
+
+
+def schedule_of(card: dict, given: str | None, path: str | Path) -> str:
+    """Return the schedule of a file: what it says, else the one given.
+
+    Raises:
+        ValueError: they differ, or there is neither.
+    """
+    stated = card["meta"].get("schedule")
+    if stated is None and not given:
+        known = ", ".join(schedules.SCHEDULES)
+        raise ValueError(f"{path} holds weights alone and does not say its schedule: give it, one of {known}")
+    if stated and given and stated != given:
+        raise ValueError(f"{path} was trained with schedule {stated}, not {given}")
+    return stated or given
 
 
 def load_network(

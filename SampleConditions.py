@@ -13,7 +13,7 @@ import torch
 import DiffusionNet
 from audio.lists import speaker_of
 from audio.metadata import read_metadata
-from engine.args import nearest
+from engine.args import add_bool, nearest
 from scoring.codes import read_codes
 from scoring.embeddings import read_table
 
@@ -28,6 +28,10 @@ def add_arguments(group):
         "at random for each sample)",
     )  # fmt: skip
     group.add_argument("--target_class", "--classifier_class", type=int, default=None, help="one speaker by number")
+    add_bool(
+        group, "--unlabelled",
+        help="tell the model no speaker, which needs --cond_dropout in training: labels are the classifier's alone",
+    )  # fmt: skip
     group.add_argument("--cond_vector", default="", metavar="FILE", help=".npy or .txt of a vector or several in turn")
     group.add_argument("--cond_embeddings", default="", metavar="FILE.npz", help="table of embeddings or codes")
     group.add_argument(
@@ -111,7 +115,7 @@ class Wanted:
         """Return what the conditions are made of, as plain data."""
         labels = self.chosen or (f"drawn of {self.count}" if self.count else None)
         vectors = None if self.vectors is None else hashlib.sha256(self.vectors.numpy().tobytes()).hexdigest()[:12]
-        return {"labels": labels, "vectors": vectors}
+        return {"labels": labels, "told": self.of_model, "vectors": vectors}
 
     def describe(self) -> str:
         """Return what is wanted, in words."""
@@ -132,12 +136,15 @@ def conditions(args, net, card: dict, classifier=None) -> Wanted:
     Raises:
         ValueError: a condition that neither takes, that is missing, or that does not exist.
     """
-    of_model = net.speakers is not None
-    names, count = card["meta"].get("speakers"), net.speakers or 0
+    if args.unlabelled and (net.speakers is None or not net.cond_dropout):
+        raise ValueError(f"--unlabelled: {args.checkpoint_path} was not trained to do without labels: leave it out")
+    of_model = net.speakers is not None and not args.unlabelled
+    names, count = card["meta"].get("speakers"), net.speakers if of_model else 0
     if classifier is not None and not of_model:
         names, count = classifier[1]["meta"].get("speakers"), classifier[0].num_labels
     if (args.labels or args.target_class is not None) and not count:
-        raise ValueError(f"{args.checkpoint_path} was trained without labels: leave out --labels and --target_class")
+        why = "is told no label" if args.unlabelled else "was trained without labels"
+        raise ValueError(f"{args.checkpoint_path} {why}: leave out --labels and --target_class")
     known = {"meta": {"speakers": names}}, SimpleNamespace(speakers=count)
     chosen = [DiffusionNet.speaker_label(*known, word) for word in args.labels]
     if args.target_class is not None:

@@ -1,5 +1,5 @@
 """Windows of speech with what is drawn at random for each: what waveform networks are trained and judged on.
-Entry points: add_arguments, Sets, read_sets, make_loader, fixed_batches.
+Entry points: add_arguments, Sets, read_sets, make_loader, fixed_batches, fixed_loss.
 """
 
 import math
@@ -15,6 +15,7 @@ from audio.bad_files import BadFiles
 from audio.companding import ENCODINGS
 from audio.window_data import held_out
 from audio.windows import SPACING_SECONDS, WINDOW_SECONDS
+from diffusion.objective import TimeBuckets
 from diffusion.samplers import sample_seed
 from engine import distributed
 from engine.args import nearest
@@ -87,8 +88,11 @@ def read_sets(args, labelled: bool, share: float = 0.0, vectors_of: Callable | N
     return Sets(train, valid, vectors, notes)
 
 
-def relabel(dataset, speakers: list[str]):
+def relabel(dataset, speakers: list[str], source: str = "--valid_list"):
     """Give the speakers of a dataset the labels that they have among `speakers`.
+
+    Args:
+        source: the flag that the dataset is of, for the message.
 
     Raises:
         ValueError: one is not among them.
@@ -97,7 +101,7 @@ def relabel(dataset, speakers: list[str]):
     absent = [name for name in dataset.speakers if name not in place]
     if absent:
         raise ValueError(
-            f"--valid_list: speaker {absent[0]} (of {len(absent)}) is beyond the {len(speakers)} classes trained on"
+            f"{source}: speaker {absent[0]} (of {len(absent)}) is beyond the {len(speakers)} classes trained on"
             f"{nearest(absent[0], speakers)}"
         )
     if dataset.speakers != speakers:
@@ -106,13 +110,15 @@ def relabel(dataset, speakers: list[str]):
         dataset.speakers = list(speakers)
 
 
-def draw(seeds: list[int], samples: int, device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return t (batch,) and u (batch, 2) of U(0, 1) and eps (batch, samples) of N(0, 1), each row from its seed."""
+def draw(seeds: list[int], samples: int, device, more: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return t (batch,) and u (batch, 2 + more) of U(0, 1) and eps (batch, samples) of N(0, 1), each row from its
+    seed."""
     uniform, noise = [], []
     for seed in seeds:
         generator = torch.Generator(device).manual_seed(seed)
-        uniform.append(torch.rand(3, generator=generator, device=device))
+        first = torch.rand(3, generator=generator, device=device)
         noise.append(torch.randn(samples, generator=generator, device=device))
+        uniform.append(torch.cat([first, torch.rand(more, generator=generator, device=device)]))
     uniform = torch.stack(uniform)
     return uniform[:, 0], uniform[:, 1:], torch.stack(noise)
 
@@ -124,9 +130,9 @@ class DrawnLoader:
     processes change nothing, nor does going on from a checkpoint.
     """
 
-    def __init__(self, loader, args, vectors: torch.Tensor | None = None):
+    def __init__(self, loader, args, vectors: torch.Tensor | None = None, more: int = 0):
         self.loader, self.batch_sampler, self.vectors = loader, loader.batch_sampler, vectors
-        self.seed, self.batch_size = args.seed, args.batch_size
+        self.seed, self.batch_size, self.more = args.seed, args.batch_size, more
 
     def __len__(self):
         return len(self.batch_sampler)
@@ -136,7 +142,7 @@ class DrawnLoader:
         for number, (samples, label, utterance) in enumerate(self.loader, first):
             start = (number * distributed.world_size() + distributed.rank()) * self.batch_size
             seeds = [sample_seed(self.seed, start + row) for row in range(len(samples))]
-            t, u, eps = draw(seeds, samples.shape[1], samples.device)
+            t, u, eps = draw(seeds, samples.shape[1], samples.device, self.more)
             yield samples, label, t, eps, u, rows_of(self.vectors, utterance, samples)
 
 
@@ -147,15 +153,15 @@ def rows_of(vectors, utterance, like):
     return vectors[utterance.to(vectors.device)].to(like.device, non_blocking=True)
 
 
-def make_loader(sets: Sets, args, device) -> DrawnLoader:
-    """Return this rank's batches to train on."""
+def make_loader(sets: Sets, args, device, more: int = 0) -> DrawnLoader:
+    """Return this rank's batches to train on, with `more` numbers of U(0, 1) for each window at the end of its u."""
     rank, world = distributed.rank(), distributed.world_size()
     bad = BadFiles(Path(args.save_path) / "bad_files.txt", sets.train.utterances / world, args.max_bad_files)
     loader = DatasetLoader.wave_loader(
         sets.train, args.batch_size, args.seed, args.nDataLoaderThread, world, rank, device, bad_files=bad
     )
     vectors = sets.vectors[0]
-    return DrawnLoader(loader, args, None if vectors is None else vectors.to(device))
+    return DrawnLoader(loader, args, None if vectors is None else vectors.to(device), more)
 
 
 def fixed_batches(sets: Sets, args, device) -> Iterator[tuple]:
@@ -172,3 +178,19 @@ def fixed_batches(sets: Sets, args, device) -> Iterator[tuple]:
         _, _, eps = draw([sample_seed(NOISE_SEED, number) for number in numbers], samples.shape[1], device)
         t = torch.tensor([(0.5 + number * GOLDEN) % 1 for number in numbers], device=device)
         yield samples, label, t, eps, rows_of(sets.vectors[1], batch["utterance"], samples)
+
+
+@torch.no_grad()
+def fixed_loss(losses_of: Callable, sets: Sets, args, device) -> dict[str, float]:
+    """Return the loss of fixed_batches(), by quarters of the time too, and what it chooses a checkpoint by.
+
+    Args:
+        losses_of: function of samples, label, t, eps and vector that returns the loss of each window.
+    """
+    buckets, total, count = TimeBuckets(size=args.valid_windows, device=device), 0, 0
+    for samples, label, t, eps, vector in fixed_batches(sets, args, device):
+        losses = losses_of(samples, label, t, eps, vector)
+        buckets.add(t, losses)
+        total, count = total + losses.double().sum(), count + len(losses)
+    loss = float(total) / count
+    return {"valid_loss": loss, **buckets.named_means("valid_"), "choose": loss}

@@ -2,6 +2,7 @@
 Entry points: add_arguments, chosen_classes, check, describe, prepare, start_from, fit, track, original_payload.
 """
 
+import argparse
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,11 +16,15 @@ from engine.interruption import Interruption
 from engine.state import State
 from models.blocks.waves import check_length
 from scoring import plots
+from scoring.embeddings import whole_file
 
 SAMPLE_RATE = 16000
 RANGES = {**run.RANGES, **WaveSets.RANGES, "base_channels": (1, None)}
 # the checkpoint of a run just before its learning rate falls
 BEFORE_ANNEALING = "before_annealing.pt"
+# the log of the original layout: its figures, and the flags by which its scripts of May 2021 named single files
+ORIGINAL_LOG, LOGGED = "train_log.txt", ("loss", "vq_loss", "q0", "q1", "q2", "q3")
+SINGLE_FILES = ("checkpoint_path", "ema_path", "log_file")
 
 # ---------------------------------------------------------------- flags
 
@@ -30,8 +35,8 @@ def add_arguments(parser, task: str, model: str, save_path: str):
     network = parser.add_argument_group("network")
     known = registry.names("models", task)
     network.add_argument(
-        "--model", "--predictor", type=lambda name: {n.lower(): n for n in known}.get(name.lower(), name),
-        default=model, help=f"one of: {', '.join(known)}",
+        "--model", *(["--predictor"] if task == "diffusion" else []), default=model,
+        type=lambda name: {n.lower(): n for n in known}.get(name.lower(), name), help=f"one of: {', '.join(known)}",
     )  # fmt: skip
     network.add_argument("--base_channels", type=int, default=32, help="width C of the first level")
     network.add_argument(
@@ -46,11 +51,27 @@ def add_arguments(parser, task: str, model: str, save_path: str):
         optimizer="adamw", scheduler="anneal", lr=1e-4, ema="0.9999", max_epoch=10**9, save_steps=1000,
         test_interval=1, test_interval_steps=5000,
     )  # fmt: skip
-    add_bool(parser, "--original_files", help="also write model.pt and model_ema_RATE.pt in the original layout")
+    add_bool(
+        parser, "--original_files",
+        help=f"also write model.pt, model_ema_RATE.pt and {ORIGINAL_LOG} as the original does, every --save_steps",
+    )  # fmt: skip
+    for name in SINGLE_FILES:
+        parser.add_argument(
+            f"--{name}", type=single_file, default=None, metavar="FILE",
+            help="of the original, refused: give --save_path FOLDER, and --original_files for such files",
+        )  # fmt: skip
     parser.add_argument("--tag", default="", help="a word kept with the run, for tables of many runs")
     add_bool(parser, "--dry_run", help="check the flags and stop")
     parser.add_argument("--save_path", "--output_dir", default=save_path, help="run folder")
     distributed.add_arguments(parser)
+
+
+def single_file(path):
+    """Refuse a file where a run is a folder."""
+    raise argparse.ArgumentTypeError(
+        f"{path}: a run is a folder, give --save_path FOLDER; --original_files puts model.pt, model_ema_RATE.pt "
+        f"and {ORIGINAL_LOG} there"
+    )
 
 
 def chosen_classes(args, task: str) -> dict:
@@ -157,24 +178,31 @@ def start_from(network, path: str, read: Callable, copy: Callable) -> str:
 
 
 def fit(
-    state: State, freezer, loader, step, judge, sets: WaveSets.Sets, log, args, started: float, original: Callable
-) -> int:
+    state: State, freezer, loader, step, judge, sets: WaveSets.Sets, log, args, started: float, original: Callable,
+    after: Callable | None = None, settle: Callable | None = None,
+) -> int:  # fmt: skip
     """Train to the end and judge the chosen weights; return the exit code.
 
     Args:
         step: as in engine.loop.fit. started: time.time() of the start.
         judge: judge() returns {name: float} of the validation set by the weights in state.module, in evaluation mode.
         original: original(weights or None) returns what a file in the original layout holds.
+        after: after() is called when a step is done; it must leave the run as it was.
+        settle: settle() is the end of an optimiser step, before anything is stored.
     """
 
     def evaluate():
         return distributed.gather_objects(judge() if distributed.is_main() else {})[0]
 
     def after_step(number):
+        if settle:
+            settle()
         if args.anneal_steps and number == args.max_steps - args.anneal_steps:
             checkpoint.save_run(state, args.save_path, also=(BEFORE_ANNEALING,))
         if args.original_files and args.save_steps and number % args.save_steps == 0:
             write_files(state, args, original)
+        if after:
+            after()
 
     try:
         code = loop.fit(
@@ -218,12 +246,33 @@ def original_payload(payload: dict, meta: dict, weights: dict | None = None) -> 
 
 
 def write_files(state: State, args, write_original: Callable):
-    """Write model.pt and model_ema_RATE.pt; write_original(weights or None) returns what a file holds."""
+    """Write model.pt, model_ema_RATE.pt and the log; write_original(weights or None) returns what a file holds."""
     if not distributed.is_main():
         return
-    checkpoint.write(Path(args.save_path) / "model.pt", write_original(None))
+    folder = Path(args.save_path)
+    checkpoint.write(folder / "model.pt", write_original(None))
     for rate, weights in state.ema.items():
-        checkpoint.write(Path(args.save_path) / f"model_ema_{rate}.pt", write_original(weights))
+        checkpoint.write(folder / f"model_ema_{rate}.pt", write_original(weights))
+    if (folder / "metrics.jsonl").is_file():
+        with whole_file(folder / ORIGINAL_LOG) as file:
+            file.write(original_log(plots.read_metrics(folder / "metrics.jsonl"), args.save_steps).encode())
+
+
+def original_log(records: list[dict], save_steps: int) -> str:
+    """Return the records of metrics.jsonl up to a save as the original's log: `step 12: loss=0.93286 q0=0.96154`.
+
+    A line `# saved` follows each save; save_steps 0: the last one only.
+    """
+    lines = []
+    for record in records:
+        figures = [f"{name}={record[name]:.5f}" for name in LOGGED if record.get(name) is not None]
+        if "loss" in record:
+            lines.append(f"step {record['step']}: {' '.join(figures)}")
+            if save_steps and record["step"] % save_steps == 0:
+                lines.append("# saved")
+    if lines and lines[-1] != "# saved":
+        lines.append("# saved")
+    return "\n".join(lines) + "\n"
 
 
 def track(tracker, t: torch.Tensor, values: torch.Tensor):

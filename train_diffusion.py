@@ -17,6 +17,7 @@ import torch
 
 import DiffusionNet
 import SampleConditions
+import TrainingSamples
 import WaveSets
 import WaveTraining
 from diffusion import objective
@@ -54,6 +55,7 @@ def make_flags():
         help="share of labels, and of vectors, left out in training, for classifier-free guidance: label 0 is then "
         "none (the speakers' follow from 1), and a vector of zeros is none",
     )  # fmt: skip
+    TrainingSamples.add_arguments(model)
     return parser
 
 
@@ -65,7 +67,9 @@ def read_flags(argv=None):
             p, WaveTraining.chosen_classes(first, DiffusionNet.TASK).values()
         ),
     )  # fmt: skip
-    check_ranges(args, {**WaveTraining.RANGES, "dropout": (0, 0.999), "cond_dropout": (0, 0.999)})
+    ranges = {**TrainingSamples.RANGES, "dropout": (0, 0.999), "cond_dropout": (0, 0.999)}
+    check_ranges(args, {**WaveTraining.RANGES, **ranges})
+    TrainingSamples.check(args, given)
     if args.cond_dropout and not (args.class_cond or args.cond_embeddings):
         raise ValueError("--cond_dropout leaves out labels and vectors: give --class_cond or --cond_embeddings")
     options = {
@@ -129,7 +133,10 @@ def train(args):
         payload = DiffusionNet.original_payload(net)
         return WaveTraining.original_payload(payload, {"step": state.step, **meta}, weights)
 
-    return WaveTraining.fit(state, freezer, loader, step, judge, sets, log, args, started, payload_of)
+    def after():
+        TrainingSamples.draw(state, sets, args, log)
+
+    return WaveTraining.fit(state, freezer, loader, step, judge, sets, log, args, started, payload_of, after)
 
 
 def conditions(net, label, vector):
@@ -184,19 +191,14 @@ def copy_weights(network, weights):
 # ---------------------------------------------------------------- validation
 
 
-@torch.no_grad()
 def validate(net, sets, args, device) -> dict[str, float]:
-    """Return the loss over fixed windows, times and noise, by quarters of the time; the network must be in evaluation
-    mode."""
-    buckets, total, count = objective.TimeBuckets(size=args.valid_windows, device=device), 0, 0
-    for samples, label, t, eps, vector in WaveSets.fixed_batches(sets, args, device):
-        label, vector = conditions(net, label, vector)
+    """Return the loss over fixed windows with all conditions; the network must be in evaluation mode."""
+
+    def losses_of(samples, label, t, eps, vector):
         kept = torch.ones(len(samples), 2, device=device)  # no condition is left out
-        losses = net(samples, t, eps, label, vector, kept)
-        buckets.add(t, losses)
-        total, count = total + losses.double().sum(), count + len(losses)
-    loss = float(total) / count
-    return {"valid_loss": loss, **buckets.named_means("valid_"), "choose": loss}
+        return net(samples, t, eps, *conditions(net, label, vector), kept)
+
+    return WaveSets.fixed_loss(losses_of, sets, args, device)
 
 
 if __name__ == "__main__":

@@ -26,10 +26,11 @@ class SampleFolder:
         options: plain data that must be the same when a stopped run goes on.
         plan: function of an index that returns {column: value} of the sample's row in the table; "speaker" is its
             intended one, "" for none.
+        flag: what the folder was given as, for errors.
     """
 
-    def __init__(self, folder: str | Path, form: str, options: dict, plan):
-        self.folder, self.form, self.plan = Path(folder), form, plan
+    def __init__(self, folder: str | Path, form: str, options: dict, plan, flag: str = "--sample_path"):
+        self.folder, self.form, self.plan, self.flag = Path(folder), form, plan, flag
         self.options = json.loads(json.dumps({**options, "format": form}))
 
     def begin(self):
@@ -44,7 +45,7 @@ class SampleFolder:
             for part in self.folder.glob(".*.part"):  # of a run that was killed while writing
                 part.unlink(missing_ok=True)
         elif self.folder.is_file() or (self.folder.is_dir() and any(self.folder.iterdir())):
-            raise ValueError(f"{self.folder}: is there and holds no samples of this script; give another --sample_path")
+            raise ValueError(f"{self.folder}: is there and holds no samples of this script; give another {self.flag}")
         self.folder.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{OPTIONS}.part")
         part.write_text(json.dumps(self.options, indent=1) + "\n", encoding="utf-8")
@@ -58,12 +59,12 @@ class SampleFolder:
         except ValueError:
             before = None
         if not isinstance(before, dict):
-            raise ValueError(f"{path}: damaged; give another --sample_path")
+            raise ValueError(f"{path}: damaged; give another {self.flag}")
         for key in sorted(before.keys() | self.options.keys()):
             if before.get(key) != self.options.get(key):
                 raise ValueError(
                     f"{self.folder} holds samples with another {key} ({before.get(key)}, now {self.options.get(key)}): "
-                    "give another --sample_path"
+                    f"give another {self.flag}"
                 )
 
     def path(self, index: int) -> Path:

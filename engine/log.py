@@ -87,6 +87,16 @@ class RunLog:
             for name, value in values.items():
                 self.board.add_scalar(name, value, step)
 
+    def sound(self, name: str, wave, rate: int, step: int):
+        """Let TensorBoard play a wave, an array (samples,) in [-1, 1] at `rate` Hz."""
+        if self.board is not None:
+            self.board.add_audio(name, wave[None], step, rate)
+
+    def picture(self, name: str, image, step: int):
+        """Show an image (height, width, channels) in TensorBoard."""
+        if self.board is not None:
+            self.board.add_image(name, image, step, dataformats="HWC")
+
     def rewind(self, step: int):
         """Take out of metrics.jsonl what a killed run wrote after the checkpoint of `step`, which comes again."""
         path = self.folder / "metrics.jsonl"

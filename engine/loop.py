@@ -166,7 +166,7 @@ def _train_epoch(state, loader, step_fn, log, args, before_step, after_step, int
             after_step(state.step)
         caught, due = interruption.compare(time.monotonic() - last_saved > 60 * args.save_minutes)
         due = due or (args.save_steps > 0 and state.step % args.save_steps == 0)
-        ends = state.batch == total or caught or _due_by_steps(state, args)
+        ends = state.batch == total or caught or _due_by_steps(state, args) or _reached_max_steps(state, args)
         if interval.steps.count == args.log_interval or ends or due:
             _log_interval(state, interval, log, args, bar)
             interval = Interval(state)

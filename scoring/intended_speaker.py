@@ -1,5 +1,6 @@
 """Whether generated speech sounds like the speaker it was made for, as a verification network hears it.
-Entry points: sample_trials, real_trials, which return trials for scoring.metrics and scoring.intervals.
+Entry points: sample_trials, real_trials, which return trials for scoring.metrics and scoring.intervals; speaker_models,
+row_cosines.
 """
 
 from typing import NamedTuple
@@ -35,6 +36,17 @@ def _trials(cosines, own):
     return SpeakerTrials(cosines[kept], labels[kept].astype(np.int8), sides[kept])
 
 
+def speaker_models(real, speakers) -> np.ndarray:
+    """Return the mean (speakers, dim) of each speaker's utterances, of unit length like these; as in sample_trials."""
+    speakers = np.asarray(speakers)
+    return _unit(_sums(_unit(real), speakers, speakers.max() + 1))
+
+
+def row_cosines(a, b) -> np.ndarray:
+    """Return the cosine (n,) of each row of `a` (n, dim) to that of `b`."""
+    return (_unit(a) * _unit(b)).sum(-1)
+
+
 def sample_trials(samples, intended, real, speakers) -> SpeakerTrials:
     """Return the trials of each generated sample against each speaker, the mean of that one's real utterances.
 
@@ -43,9 +55,7 @@ def sample_trials(samples, intended, real, speakers) -> SpeakerTrials:
         real: embeddings (utterances, dim), brought to unit length here; speakers: (utterances,) 0, 1, ... of each, all
             of which occur.
     """
-    speakers, intended = np.asarray(speakers), np.asarray(intended)
-    models = _unit(_sums(_unit(real), speakers, speakers.max() + 1))
-    return _trials(_unit(samples) @ models.T, intended)
+    return _trials(_unit(samples) @ speaker_models(real, speakers).T, np.asarray(intended))
 
 
 def real_trials(real, speakers) -> SpeakerTrials:

@@ -1,8 +1,9 @@
 """Plots of scores and of training, each written as one PNG.
-Entry points: det_plot, score_histogram, seconds_curve, training_curves, moving_average.
+Entry points: det_plot, score_histogram, seconds_curve, training_curves, compare_curves, moving_average.
 """
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,37 @@ def read_metrics(path) -> list[dict]:
     return records
 
 
+def read_log(path) -> list[dict]:
+    """Read the lines `step 12: loss=0.93286 q0=0.96154` of a log of vq-voice-swap as records; others are passed over.
+
+    Raises:
+        ValueError: there is no such line.
+    """
+    records = []
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
+        found = re.fullmatch(r"step (\d+): (.*)", line)
+        pairs = [word.partition("=") for word in found[2].split()] if found else []
+        try:
+            values = {name: float(value) for name, _, value in pairs}
+        except ValueError:  # a line cut off by a crash
+            continue
+        if values:
+            records.append({"step": int(found[1]), **values})
+    if not records:
+        raise ValueError(f"{path}: no line as `step 12: loss=0.93286`")
+    return records
+
+
+def _scalars(records) -> dict[str, list]:
+    """Return {name: [(step, value), ...]} of the finite scalars of records."""
+    curves = {}
+    for position, record in enumerate(records):
+        for key, value in record.items():
+            if key not in ("step", "epoch", "samples") and isinstance(value, (int, float)) and np.isfinite(value):
+                curves.setdefault(key, []).append((record.get("step", position), value))
+    return curves
+
+
 def moving_average(values, window: int) -> np.ndarray:
     """Return the mean of the last `window` of `values` (points,) at each point, of fewer at the start."""
     values = np.asarray(values, dtype=np.float64)
@@ -182,11 +214,7 @@ def training_curves(path, metrics_jsonl, window: int = 1) -> None:
     Raises:
         ValueError: the file is malformed or holds no scalar.
     """
-    curves = {}
-    for position, record in enumerate(read_metrics(metrics_jsonl)):
-        for key, value in record.items():
-            if key not in ("step", "epoch", "samples") and isinstance(value, (int, float)) and np.isfinite(value):
-                curves.setdefault(key, []).append((record.get("step", position), value))
+    curves = _scalars(read_metrics(metrics_jsonl))
     if not curves:
         raise ValueError(f"{metrics_jsonl}: no scalar was recorded")
     panels = [panel for panel in PANELS if any(key in curves for key in panel[0])]
@@ -211,4 +239,40 @@ def training_curves(path, metrics_jsonl, window: int = 1) -> None:
         axes.ticklabel_format(axis="y", useOffset=False)
         axes.locator_params(axis="x", nbins=5)
         axes.grid(color="0.92", linewidth=0.6)
+    _save(figure, path)
+
+
+def compare_curves(path, runs: dict[str, list[dict]], fields: list[str], window: int = 1, limits: tuple = ()) -> None:
+    """Draw a panel for each field, in it a line for each run over optimiser steps.
+
+    Args:
+        runs: {name: records of read_metrics or read_log}.
+        fields: regular expressions; of several scalars that one matches, the mean is drawn.
+        window: records that each point is the mean of.
+        limits: most steps, least and largest value shown, None where the curves decide.
+
+    Raises:
+        ValueError: no run has a scalar that a field matches.
+    """
+    most, low, high = limits or (None, None, None)
+    figure = _figure(5.6 * len(fields), 4.0)
+    curves = {name: _scalars(records) for name, records in runs.items()}
+    for number, field in enumerate(fields, 1):
+        axes = figure.add_subplot(1, len(fields), number)
+        for colour, (name, scalars) in enumerate(curves.items()):
+            at = {}
+            for key in scalars:
+                for step, value in scalars[key] if re.fullmatch(field, key) else ():
+                    if most is None or step <= most:
+                        at.setdefault(step, []).append(value)
+            if at:
+                means = [np.mean(at[step]) for step in sorted(at)]
+                axes.plot(sorted(at), moving_average(means, window), linewidth=1.3, color=f"C{colour % 10}", label=name)
+        if not axes.lines:
+            known = sorted({key for scalars in curves.values() for key in scalars})
+            raise ValueError(f"no scalar is called {field}; there are: {', '.join(known)}")
+        axes.set(xlabel="optimiser steps", ylabel=field)
+        axes.set_ylim(low, high)
+        axes.grid(color="0.92", linewidth=0.6)
+        axes.legend(fontsize=7)
     _save(figure, path)

@@ -22,11 +22,11 @@ def log_power(wave: np.ndarray, rate: int = 16000) -> np.ndarray:
     return np.maximum(10 * np.log10(np.maximum(power, 1e-30) / loudest), -RANGE_DB)
 
 
-def spectrogram_sheet(path, waves: list[np.ndarray], titles: list[str], rate: int = 16000) -> None:
+def spectrogram_sheet(path, waves: list, titles: list[str], rate: int = 16000) -> None:
     """Draw the spectrogram of every wave, four in a row, each with its peak amplitude beside its title.
 
     Args:
-        waves: (samples,) each, in [-1, 1]; rate: in Hz.
+        waves: (samples,) each, in [-1, 1], or None for a place that stays empty; rate: in Hz.
     """
     if not waves:
         raise ValueError("spectrogram_sheet: no wave to draw")
@@ -34,6 +34,8 @@ def spectrogram_sheet(path, waves: list[np.ndarray], titles: list[str], rate: in
     rows = -(-len(waves) // columns)
     figure = plots._figure(4.0 * columns, 2.2 * rows)
     for number, (wave, title) in enumerate(zip(waves, titles, strict=True), 1):
+        if wave is None:
+            continue
         axes = figure.add_subplot(rows, columns, number)
         picture = log_power(wave, rate)
         extent = (0, len(wave) / rate, 0, rate / 2000)

@@ -110,7 +110,7 @@ VQVAE = {
 
 def vqvae(args):
     options = {name: args[name] for name in (*VQVAE, "num_labels") if name in args}
-    return registry.load("models", "VQVAE", "vqvae")(**options)
+    return registry.load("models", "WaveVQVAE", "vqvae")(**options)
 
 
 def vqvae_losses(case):

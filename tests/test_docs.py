@@ -10,10 +10,22 @@ from conftest import ROOT
 from tree import copy_tree
 from warm import warm
 
+import compare_curves
+import eval_diffusion
+import eval_vqvae
 import extract_embeddings
+import sample_diffusion
+import sample_vqvae
 import score_attributes
+import stat_compare
+import stat_generate
 import train_attributes
+import train_classifier
+import train_diffusion
+import train_vqvae
 import trainSpeakerNet
+import voice_swap
+import WaveTraining
 from engine import registry
 from engine.args import parse
 
@@ -26,12 +38,21 @@ SMALLER = {
     "extract_embeddings.py": " --nDataLoaderThread 0",
     "train_attributes.py --config": " --set max_epoch=2 --set test_interval=1",
     "score_attributes.py test": " --bootstrap 20",
+    "train_diffusion.py": " --set max_steps=2 --set anneal_steps=1 --set batch_size=2 --set valid_windows=4"
+    " --set sample_interval_steps=2 --set sample_count=1",
+    "train_classifier.py": " --set max_steps=2 --set anneal_steps=1 --set batch_size=2 --set valid_windows=4",
+    "stat_generate.py": " --bootstrap 20",
+    "stat_compare.py": " --bootstrap 20",
 }
 # 40 voices less 10 and 10 held out, where the page speaks of 100
 REPLACED = {
     "keep_head_rows=80": "keep_head_rows=20",
     "max_frames=220": "max_frames=120",
     "--test_speakers 20 --dev_speakers 10": "--test_speakers 10 --dev_speakers 5",
+    "--num_samples 48 --batch_size 16": "--num_samples 3 --batch_size 3",
+    "--num_samples 48": "--num_samples 3",
+    "--steps 25": "--steps 2",
+    "--set anneal_steps=0 ": "",
 }
 
 
@@ -47,6 +68,7 @@ PAGES = {
     "docs/lowresource.md": "exps/ecapa_small/scores/report.json",
     "docs/scoring.md": "exps/scoring/seconds/seconds.png",
     "docs/attributes.md": "exps/demo_attributes/two/explanation.html",
+    "docs/diffusion.md": "exps/demo_diffusion/samples.png",
 }
 
 
@@ -89,13 +111,28 @@ def extend(parser, first):
     registry.add_arguments(parser, trainSpeakerNet.chosen_classes(first).values())
 
 
+def extend_vqvae(parser, first):
+    classes = WaveTraining.chosen_classes(first, train_vqvae.choose_network(first))
+    registry.add_arguments(parser, classes.values())
+
+
 # What reads the flags of a command, all that can be checked without a corpus.
 READ = {
     "trainSpeakerNet.py": lambda words: parse(trainSpeakerNet.make_flags(), words, extend),
     "extract_embeddings.py": lambda words: parse(extract_embeddings.make_flags(), words),
     "train_attributes.py": train_attributes.read_flags,
     "score_attributes.py": lambda words: parse(score_attributes.COMMANDS[words[0]][1](), words[1:]),
-}
+    "train_diffusion.py": train_diffusion.read_flags,
+    "train_classifier.py": train_classifier.read_flags,
+    "train_vqvae.py": lambda words: parse(train_vqvae.make_flags(), words, extend_vqvae),
+    **{
+        f"{script.__name__}.py": lambda words, script=script: parse(script.make_flags(), words)
+        for script in (
+            compare_curves, eval_diffusion, eval_vqvae, sample_diffusion, sample_vqvae, stat_compare, stat_generate,
+            voice_swap,
+        )
+    },
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("page", sorted(ROOT.glob("docs/*.md")) + [ROOT / "README.md"], ids=lambda page: page.name)
@@ -108,11 +145,14 @@ def test_commands_that_need_a_corpus_at_least_parse(page):
                 READ[script.removeprefix("./")](words[words.index(script) + 1 :])
 
 
-def test_the_demo_of_attributes_is_the_tutorial():
-    made = (ROOT / "Makefile").read_text().split("demo-attributes:")[1].split("\n\n")[0].replace("\\\n", " ")
-    for variable, value in re.findall(r"^(\w+) := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE):
+@pytest.mark.parametrize("subject", ["attributes", "diffusion"])
+def test_the_demo_is_the_tutorial(subject):
+    makefile = (ROOT / "Makefile").read_text()
+    made = makefile.split(f"demo-{subject}:")[1].split("\n\n")[0].replace("\\\n", " ")
+    variables = re.findall(r"^(\w+) := (.*)$", makefile, re.MULTILINE)
+    for variable, value in variables[::-1]:  # a later one may be made of earlier ones
         made = made.replace(f"$({variable})", value)
-    told = "\n".join(blocks(ROOT / "docs" / "attributes.md", "bash")).replace("\\\n", " ")
+    told = "\n".join(blocks(ROOT / "docs" / f"{subject}.md", "bash")).replace("\\\n", " ")
     told = {" ".join(line.split()[1:]) for line in told.splitlines()}
-    commands = [" ".join(line.split()[1:]) for line in made.splitlines()[1:]]
+    commands = [" ".join(line.split()[1:]) for line in made.splitlines()[1:] if not line.strip().startswith("@echo")]
     assert len(commands) >= 8 and set(commands) <= told

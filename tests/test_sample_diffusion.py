@@ -285,6 +285,22 @@ def test_classifier_free_guidance(models, tmp_path):
     assert not (tmp_path / "d").exists()
 
 
+def test_a_model_is_told_no_label_though_the_classifier_is(models, tmp_path):
+    given = {"format": "npz", "unlabelled": True, "sampler": "ddim", "constrain": True}
+    plain, table = sample(models / "free.pt", tmp_path / "plain", **given)
+    assert set(table.columns["label"]) == {""}
+    told, _ = sample(models / "free.pt", tmp_path / "told", **{**given, "unlabelled": False}, labels=[2])
+    guide = {"classifier_path": models / "judge.pt", "labels": [2]}
+    free, table = sample(models / "free.pt", tmp_path / "free", **given, **guide, classifier_scale=1e-9)
+    assert set(table.columns["label"]) == {"2"}
+    np.testing.assert_allclose(free, plain, atol=1e-4)
+    assert np.abs(told - plain).max() > 1e-3
+    with pytest.raises(ValueError, match="is told no label: leave out --labels"):
+        sample(models / "free.pt", tmp_path / "no", **given, labels=[2])
+    with pytest.raises(ValueError, match="was not trained to do without labels"):
+        sample(models / "label.pt", tmp_path / "no", **given)
+
+
 def test_vectors_of_bits_files_and_speakers_are_the_same(models, tmp_path):
     bits = np.array([[0, 1, 1, 0, 0, 1], [1, 1, 0, 0, 0, 0], [0, 0, 0, 1, 1, 1]], np.uint8)
     names, seconds = np.array([b"p/1.wav", b"q/1.wav", b"q/2.wav"]), np.ones(3, np.float32)

@@ -16,6 +16,7 @@ from audio.metadata import Metadata, write_metadata
 from audio.sample_folder import read_wave, write_wave
 from audio.tones import Tones
 from diffusion import bound, schedules
+from diffusion.samplers import sample_seed
 from scoring import metrics
 from scoring.codes import Codes, write_codes
 from scoring.feature_statistics import read_statistics
@@ -179,7 +180,7 @@ def test_loss_is_that_of_training(tmp_path, target):
     path = wave_models.unet(tmp_path / "m.pt", target=target)
     found = evaluate(path, tmp_path / "a", "tones", num_windows=1)
     net, _ = DiffusionNet.load(path)
-    generator = torch.Generator().manual_seed(eval_diffusion.sample_seed(0, 0))
+    generator = torch.Generator().manual_seed(sample_seed(0, 0))
     torch.rand(3, generator=generator)
     eps = torch.randn(512, generator=generator)
     with torch.no_grad():

@@ -14,7 +14,7 @@ from models.blocks import labels, vq
 from models.blocks.wave_encoders import ENCODERS, make_encoder
 from models.EncoderPredictor import MainModel as EncoderPredictor
 from models.UNet import MainModel as UNet
-from models.VQVAE import MainModel as VQVAE
+from models.WaveVQVAE import MainModel as VQVAE
 
 SMALL = {
     "base_channels": 4, "enc_name": "conv-mfcc-linear", "cond_mult": 2, "dictionary_size": 8, "pred_name": "wavegrad",

@@ -40,10 +40,13 @@ for part in (
     "_score_attributes",
     "_explain",
     "_sweep",
+    "_curves",
     "_attributes",
     "_stats",
     "_sampling",
+    "_swap",
     "_diffusion",
+    "_vqvae",
 ):
     for title, cases in importlib.import_module(f"wrong_cases{part}").CASES.items():
         CASES.setdefault(title, []).extend(cases)

@@ -1,13 +1,15 @@
 """Small waveform models as checkpoints, for tests of the scripts that use them.
-Entry points: unet, classifier, verifier, which write a file; SPEAKERS.
+Entry points: unet, classifier, verifier, vqvae, recogniser, which write a file; SPEAKERS.
 """
 
 import torch
 
 from engine import checkpoint
+from models.EncoderPredictor import MainModel as EncoderPredictor
 from models.ResNet18 import MainModel as ResNet18
 from models.UNet import MainModel as UNet
 from models.WaveClassifier import MainModel as WaveClassifier
+from models.WaveVQVAE import MainModel as WaveVQVAE
 
 SPEAKERS = ["anna", "19", "carl"]
 LENGTH = 1024  # samples that the models were trained on
@@ -52,3 +54,25 @@ def verifier(path):
     torch.manual_seed(2)
     kwargs = {"nOut": 8, "n_mels": 16, "width": 4}
     return write(path, ResNet18(**kwargs), kwargs, {"wav_scale": 1.0}, "__S__.")
+
+
+def vqvae(path, labels=True, none_label=False, no_vq_prob=0.0, **meta):
+    """Write a VQ-VAE of 8 codes, one every 320 samples; with `labels` of SPEAKERS."""
+    torch.manual_seed(3)
+    count = len(SPEAKERS) + none_label if labels else None
+    kwargs = {
+        "base_channels": 4, "enc_name": "conv-mfcc-linear", "cond_mult": 2, "dictionary_size": 8,
+        "pred_name": "wavegrad", "num_labels": count,
+    }  # fmt: skip
+    own = {"speakers": SPEAKERS if labels else None, "none_label": none_label, "no_vq_prob": no_vq_prob}
+    network = WaveVQVAE(**kwargs)
+    with torch.no_grad():
+        network.vq.dictionary.mul_(0.1)  # as small as what the encoder gives, lest one code be the nearest to all
+    return write(path, network, kwargs, {**own, "no_class_prob": 0.1 * none_label, "window": 1280, **meta}, "")
+
+
+def recogniser(path, codes=8, rate=320, **meta):
+    """Write an encoder predictor of a VQ-VAE of vqvae()."""
+    torch.manual_seed(4)
+    kwargs = {"base_channels": 4, "downsample_rate": rate, "num_latents": codes, "bottleneck_dim": 4}
+    return write(path, EncoderPredictor(**kwargs), kwargs, meta, "")

@@ -58,7 +58,7 @@ def small_networks(tree):
 def words(folder, data="tones", script="train_diffusion.py", **changes):
     """Return the flags of a short training; None leaves one out, True is a bare flag."""
     flags = {
-        "model": MODELS[script], "base_channels": 8, "window_seconds": 0.016, "batch_size": 6, "lr": 2e-3,
+        "model": MODELS.get(script), "base_channels": 8, "window_seconds": 0.016, "batch_size": 6, "lr": 2e-3,
         "max_steps": 10, "nDataLoaderThread": 0, "device": "cpu", "save_path": folder, **changes,
     }  # fmt: skip
     found = [str(data)]

@@ -102,6 +102,11 @@ CASES = {
     "train_diffusion.py": [
         Case("no data", train(data_dir=None), "data_dir is missing"),
         Case("a folder that is not there", train(data_dir=["gone"]), "gone: no such folder or list"),
+        Case(
+            "a single file, as of the original's first scripts", train(checkpoint_path="model_diffusion.pt"),
+            "model_diffusion.pt: a run is a folder, give --save_path FOLDER",
+        ),
+        Case("samples that are never drawn", train(sample_count=2), "--sample_count is of --sample_interval_steps"),
         Case("a folder without recordings", train(data_dir=lambda p: [p.folder]), "holds no "),
         Case(
             "a length that the U-Net cannot take", train(window_seconds=0.02),

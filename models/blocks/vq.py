@@ -1,5 +1,5 @@
 """Vector quantisation of a sequence of latents: codes, losses, revival of dead codes over all ranks, jitter, dropout.
-Entry points: VQ, vq_loss, revival_loss, revive, reset_moments, jitter, drop_codes, count_codes, perplexity.
+Entry points: VQ, vq_loss, revival_loss, revive, reset_moments, jitter, drop_codes, count_codes, perplexity, CodeUsage.
 """
 
 from typing import NamedTuple
@@ -114,6 +114,41 @@ def count_codes(codes: torch.Tensor, num_codes: int) -> torch.Tensor:
 def perplexity(counts: torch.Tensor) -> torch.Tensor:
     """Return exp(entropy) of the codes that were counted: between 1 and the codes used, `(counts > 0).sum()`."""
     return torch.special.entr(counts / counts.sum().clamp(min=1)).sum().exp()
+
+
+class CodeUsage:
+    """How the codes were used since the log was last written, over all ranks: a tracker of engine.state.State."""
+
+    def __init__(self, num_codes: int, device: torch.device | str = "cpu"):
+        self.counts = torch.zeros(num_codes, dtype=torch.int64, device=device)
+        self.revived = torch.zeros((), dtype=torch.int64, device=device)
+
+    def add(self, codes: torch.Tensor):
+        """Take in the codes of a batch; every rank must call it."""
+        self.counts += count_codes(codes, len(self.counts))
+
+    def add_revived(self, dead: torch.Tensor):
+        """Take in which codes revive() has replaced."""
+        self.revived += dead.sum()
+
+    def named_means(self, prefix: str = "") -> dict[str, float]:
+        """Return the figures for the log by name, and begin anew; asks the device."""
+        used, spread = (self.counts > 0).sum(), perplexity(self.counts)
+        values = torch.stack([used.double(), spread.double(), self.revived.double()]).tolist()
+        self.counts.zero_()
+        self.revived.zero_()
+        return {prefix + name: value for name, value in zip(("used", "perplexity", "revived"), values)}
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return all there is, as tensors."""
+        return {"counts": self.counts, "revived": self.revived}
+
+    def load_state_dict(self, stored: dict[str, torch.Tensor]):
+        """Take over what state_dict() returned; a ValueError where it is of another number of codes."""
+        if stored["counts"].shape != self.counts.shape:
+            raise ValueError(f"the use of {len(stored['counts'])} codes does not fit {len(self.counts)} of this run")
+        self.counts.copy_(stored["counts"])
+        self.revived.copy_(stored["revived"])
 
 
 # ---------------------------------------------------------------- revival
