@@ -56,11 +56,8 @@ def training_step(args, family):
     torch.manual_seed(0)
     options = {"context": 25, "positions": "relative"}
     cls = registry.load("models", args.model)
-    options = {
-        "encoder_options": {"in_channels": 80, **options},
-        "decoder_options": {"in_channels": CHANNELS, **options},
-    }
-    network = cls(encoder=family, latent_channels=CHANNELS, codewords=512, groups=8, **options).train()
+    sizes = {"latent_channels": CHANNELS, "codewords": 512, "groups": 8}
+    network = cls(family, encoder_options=options, decoder_options=options, **sizes).train()
     x = torch.randn(args.batch, 80, 400)
     shapes = products_of(network, lambda: network(x))
     matrices = {(n, i, o): [torch.randn(*s) for s in ((n, i), (o, i), (n, o))] for n, i, o in shapes}
@@ -90,7 +87,7 @@ def main(argv=None):
     )
     parser.add_argument("--frames", type=int, default=3000, help="frames of the long input")
     parser.add_argument("--batch", type=int, default=8, help="chunks of 400 frames of a training step")
-    parser.add_argument("--model", default="MelVQVAE", help="models/ file of the VQ-VAE of features")
+    parser.add_argument("--model", default="VQVAE", help="models/ file of the VQ-VAE of features")
     parser.add_argument("--families", nargs="*", default=FAMILIES, help="backbones whose training step is measured")
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each, of which the median is given")
     parser.add_argument("--context", type=int, default=25, help="frames of local attention")

@@ -69,7 +69,7 @@ def make(name, device):
     encoder, decoder, channels = NETWORKS[name]
     options = {"encoder": name, "encoder_options": encoder, "decoder_options": decoder, "latent_channels": channels}
     # its codebook may be larger than the first batch has positions
-    model = registry.load("models", "MelVQVAE")(**options, codewords=512, groups=8, start="normal")
+    model = registry.load("models", "VQVAE")(**options, codewords=512, groups=8, start="normal")
     return model.to(device).train()
 
 

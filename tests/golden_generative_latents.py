@@ -15,7 +15,7 @@ from models.blocks.quantiser import Quantiser, objective
 from scoring import compression
 from scoring.reconstruction import mean_and_deviation
 
-VQVAE = "MelVQVAE"
+VQVAE = "VQVAE"
 LIKELIHOOD = one_of("normal-glob-diag-cov", "normal-diag-cov")
 
 

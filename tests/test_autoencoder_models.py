@@ -14,7 +14,7 @@ from engine.registry import load
 from models.blocks.gaussians import Gaussian, Normal, free_bits, kl_divergence, log_density, warm_up
 from scoring import compression
 
-VQVAE = "MelVQVAE"
+VQVAE = "VQVAE"
 MODELS = ("AE", "VAE", VQVAE)
 STRIDED = {"stem_channels": 6, "repeats": [1, 1, 1, 1], "channels": 6, "kernels": 3, "strides": [1, 2, 2, 2]}
 SQUARE = {"stem_channels": 4, "repeats": [1, 1], "channels": 4, "kernels": 3, "strides": [1, 2]}

@@ -13,7 +13,7 @@ from audio.log_mel import LogMel, sliding_normalisation
 from engine.registry import load
 from models.blocks.quantiser import Quantiser, epoch_usage, index_prior, objective, restart_dead, start_rows
 
-VQVAE = "MelVQVAE"
+VQVAE = "VQVAE"
 
 
 def latents(*shape, seed=0):
