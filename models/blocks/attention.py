@@ -87,7 +87,8 @@ class Attention(nn.Module):
         places = None
         if self.relative:
             table = distance_table(block, channels, x.device) if table is None else table
-            places = self.linear_pos(table.to(self.linear_pos.weight.dtype)).unflatten(1, (self.heads, -1)).permute(1, 2, 0)
+            places = self.linear_pos(table.to(self.linear_pos.weight.dtype))
+            places = places.unflatten(1, (self.heads, -1)).permute(1, 2, 0)
         outputs = []
         for start, end, first, last in parts(block, blocks == 1):
             keys, values = window(k, first, last), window(v, first, last)
