@@ -268,9 +268,9 @@ def schedule_of(card: dict, given: str | None, path: str | Path) -> str:
 def load_network(
     path: str | Path, task: str, device: torch.device | str = "cpu", ema: str | float | None = None
 ) -> tuple[nn.Module, dict]:
-    """Return the network of a waveform model's file, ours or of vq-voice-swap, in evaluation mode, and its card.
+    """Return the network of a model's file, ours or of vq-voice-swap, in evaluation mode, and its card.
 
-    It serves the tasks diffusion, classifier, vqvae and encoder_predictor.
+    It serves the tasks diffusion, classifier, vqvae, encoder_predictor and autoencoder.
 
     Args:
         ema: rate of the averaged weights to take, "none" for those of the last step; None: the last rate there is.
