@@ -5,6 +5,7 @@ Entry point: parse(parser, argv, extend); no torch is imported here, so that --h
 import argparse
 import difflib
 import math
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ NOT_STORED = (
 
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
 
+NESTED = "nested mappings and lists are not allowed, use flat flag names"
 MOST_CONFIG_BYTES = 2**20  # a config has a few kilobytes; a list or a checkpoint given by mistake is told at once
 
 
@@ -41,6 +43,26 @@ def add_bool(parser, *names: str, default: bool = False, help: str = ""):
         metavar="BOOL",
         help=f"{help} (default: {default})",
     )
+
+
+def mapping(value: object) -> dict:
+    """Read a flag that takes names with values: a mapping, `a=1,b=[2, 3]`, or the text of one in YAML or JSON."""
+    if isinstance(value, dict):
+        return value
+    text = str(value).strip()
+    if not text.startswith("{") and "=" in text:
+        # a comma parts two names unless it stands in a list
+        pairs = [part.partition("=") for part in re.split(r",(?=\s*\w+\s*=)", text)]
+        text = "{" + ", ".join(f"{name.strip()}: {item.strip()}" for name, _, item in pairs) + "}"
+    try:
+        node = yaml.SafeLoader(text).get_single_node()
+        problem = _not_flat(node, False)
+        found = None if problem else yaml.safe_load(text)
+    except Exception as error:  # as in read_config
+        problem = " ".join(str(error).split())[:200]
+    if problem:
+        raise argparse.ArgumentTypeError(f"{short(value)}: write names with values, e.g. a=1,b=[2,3] ({problem})")
+    return found or {}
 
 
 def nearest(name: str, names: Sequence[str]) -> str:
@@ -192,10 +214,10 @@ def _split_setting(text):
 
 
 def read_config(path: str | Path) -> dict:
-    """Read a flat YAML mapping of names to values or lists of values; an empty file is an empty mapping.
+    """Read a YAML mapping of names to values, lists of values or flat mappings; an empty file is an empty mapping.
 
     Raises:
-        ValueError: the file is no YAML, no mapping, nested, too large, or has a key twice.
+        ValueError: the file is no YAML, no mapping, nested deeper, too large, or has a key twice.
         FileNotFoundError: there is no such file.
     """
     path = Path(path)
@@ -220,8 +242,11 @@ def read_config(path: str | Path) -> dict:
     return values or {}
 
 
-def _not_flat(node) -> str:
-    """Return what keeps a YAML node from being a mapping of names to values or lists of values, or nothing."""
+def _not_flat(node, may_nest: bool = True) -> str:
+    """Return what keeps a YAML node from being a mapping of names to values or lists of values, or nothing.
+
+    may_nest: a value may also be a mapping of this kind, the options of a class.
+    """
     if node is None or node.tag == "tag:yaml.org,2002:null":
         return ""
     if node.tag != "tag:yaml.org,2002:map":
@@ -230,9 +255,13 @@ def _not_flat(node) -> str:
     for key, value in node.value:
         if not isinstance(key, yaml.ScalarNode):
             return "a key is a flag name, not a list or mapping"
-        items = value.value if isinstance(value, yaml.SequenceNode) else [value]
-        if not all(isinstance(item, yaml.ScalarNode) for item in items):
-            return f"{short(key.value)}: nested mappings and lists are not allowed, use flat flag names"
+        if may_nest and isinstance(value, yaml.MappingNode):
+            problem = _not_flat(value, False)
+        else:
+            items = value.value if isinstance(value, yaml.SequenceNode) else [value]
+            problem = "" if all(isinstance(item, yaml.ScalarNode) for item in items) else NESTED
+        if problem:
+            return f"{short(key.value)}: {problem}"
         if key.value in seen:
             return f"{short(key.value)}: given twice, line {key.start_mark.line + 1}"
         seen.add(key.value)
@@ -245,6 +274,8 @@ def convert(action, value, where: str):
         if action.default is None:
             return None
         raise ValueError(f"{where}: a value is needed")
+    if isinstance(value, dict) and action.type is not mapping:
+        raise ValueError(f"{where}: {NESTED}")
     many = action.nargs in ("+", "*") or isinstance(action.nargs, int)
     if many:
         items = value if isinstance(value, list) else str(value).split()
@@ -261,7 +292,7 @@ def _convert_one(action, value, where):
     if kind in (int, float) and isinstance(value, bool):
         raise ValueError(f"{where}: {short(value)} is no number")
     try:
-        converted = kind(value if kind is str and isinstance(value, str) else str(value))
+        converted = kind(value if kind is mapping or kind is str and isinstance(value, str) else str(value))
     except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
         own = isinstance(error, argparse.ArgumentTypeError)
         message = str(error) if own else f"{short(value)} is no {kind.__name__}"
