@@ -1,7 +1,7 @@
 """The public face of loading: from lists of files to batches of crops, for training and for evaluation.
 Entry points: train_loader(train_list, args, ...) and eval_loader(paths, eval_frames, num_eval, workers);
-wave_windows(data, ...) and wave_loader(dataset, ...) for waveform networks; mel_chunks(data, ...) and
-mel_loader(dataset, front_end, ...) for autoencoders of features, which are made in audio/mel_data.py.
+wave_windows(data, ...) and wave_loader(dataset, ...) for waveform networks; mel_chunks, mel_utterances and mel_loader
+for autoencoders of features, which are made in audio/mel_data.py.
 """
 
 from fractions import Fraction
@@ -18,7 +18,7 @@ from audio.batch_speed import Speeds
 from audio.crops import crop_samples, eval_crops, eval_starts
 from audio.io import AudioFile, read_audio
 from audio.lists import TrainList
-from audio.mel_data import mel_chunks, mel_loader  # noqa: F401, a part of this face
+from audio.mel_data import mel_chunks, mel_loader, mel_utterances  # noqa: F401, a part of this face
 from audio.samplers import EpochSampler
 from audio.tones import Tones
 from audio.training_crops import TrainDataset, finish

@@ -1,5 +1,5 @@
 """Chunks of log-mel features for feature autoencoders: computed on the fly from waves, or read from a cache.
-Entry points: mel_chunks (training and validation data), mel_loader (their batches on a device).
+Entry points: mel_chunks (training and validation data), mel_utterances (all as one), mel_loader (their batches).
 """
 
 from typing import NamedTuple
@@ -39,14 +39,15 @@ class MelBatch(NamedTuple):
 class WaveChunks(Dataset):
     """Batches of pieces of recordings: chunks with what the features need on either side, by items of ChunkSampler.
 
-    `rows` are the recordings that are used, to which the items, `labels` and `frames` (at least) refer.
+    `rows` are the recordings that are used, to which the items, `labels` and `frames` (at least) refer; `listed` is
+    the whole list.
 
     Args:
         noisy: an audio.noisy_versions.NoisyVersions, or None.
     """
 
     def __init__(self, recordings: Recordings, rows: np.ndarray, noisy=None):
-        self.recordings, self.rows, self.noisy = recordings, rows, noisy
+        self.recordings, self.rows, self.noisy, self.listed = recordings, rows, noisy, recordings.list
         self.labels, self.speakers = recordings.list.labels[rows], recordings.list.speakers
         self.frames = least_frames(recordings.seconds)[rows]
         self.by_speaker = np.lexsort((-self.frames, self.labels))
@@ -119,7 +120,7 @@ class CachedChunks(Dataset):
     """Batches of chunks of the speech frames in a cache, by items of ChunkSampler; see WaveChunks."""
 
     def __init__(self, cache: MelCache, rows: np.ndarray):
-        self.cache, self.rows, self.noisy = cache, rows, None
+        self.cache, self.rows, self.noisy, self.listed = cache, rows, None, cache.as_list()
         self.labels, self.speakers, self.frames = cache.labels[rows], cache.speakers, cache.speech[rows]
 
     def __len__(self):
@@ -161,6 +162,17 @@ def mel_chunks(
     Raises:
         FileNotFoundError, ValueError: nothing to train on, or noisy versions of a cache.
     """
+    whole = mel_utterances(data, longer_than, least_utterances, prefix, cache, noisy, say)
+    parts = [_part(whole, rows) for rows in split_by_speaker(whole.labels, seed, share)]
+    say(f"{len(parts[0])} utterances to train on, {len(parts[1])} to validate on")
+    return tuple(parts)
+
+
+def mel_utterances(
+    data: str | list[str], longer_than: int = 400, least_utterances: int = 8, prefix: str = "", cache: str = "",
+    noisy=None, say=print,
+) -> WaveChunks | CachedChunks:  # fmt: skip
+    """Return all utterances that mel_chunks would part, as one; see there."""
     if cache and noisy is not None:
         raise ValueError(f"{cache}: noisy versions are made of waves: train without the cache of features")
     if cache:
@@ -172,11 +184,14 @@ def mel_chunks(
     rows, dropped = usable(labels, frames, longer_than, least_utterances)
     for line in (found.describe(), *notes, *dropped, *([noisy.describe()] if noisy is not None else [])):
         say(line)
-    parts = [rows[part] for part in split_by_speaker(labels[rows], seed, share)]
-    say(f"{len(parts[0])} utterances to train on, {len(parts[1])} to validate on")
-    if cache:
-        return tuple(CachedChunks(found, part) for part in parts)
-    return tuple(WaveChunks(found, part, noisy) for part in parts)
+    return CachedChunks(found, rows) if cache else WaveChunks(found, rows, noisy)
+
+
+def _part(whole, rows):
+    """Return some of the utterances of a dataset as one."""
+    if isinstance(whole, CachedChunks):
+        return CachedChunks(whole.cache, whole.rows[rows])
+    return WaveChunks(whole.recordings, whole.rows[rows], whole.noisy)
 
 
 def chunk_features(wave, lengths, first, frames: int, front_end):
