@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 import DiffusionNet
+import TrainingRun
 import VQVAENet
 import WaveRecognition
 import WaveSets
@@ -80,7 +81,7 @@ def train(args):
             return VQVAENet.condition_of(vqvae, samples)[1]
 
     trackers = WaveRecognition.trackers(device)
-    state, freezer = WaveTraining.prepare(net, args, device, len(loader), card, trackers, FIXED, log, start)
+    state, freezer = TrainingRun.prepare(net, args, device, len(loader), card, trackers, FIXED, log, start)
     step = WaveRecognition.step_of(state, args, codes_of)
 
     def judge():

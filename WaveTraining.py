@@ -1,5 +1,5 @@
-"""What the trainers of waveform networks share beside the windows: flags, checks, the run from its start to its files.
-Entry points: add_arguments, chosen_classes, check, describe, prepare, start_from, fit, track, original_payload.
+"""What the trainers of waveform networks share beside the windows: flags, checks, the files of the original layout.
+Entry points: add_arguments, chosen_classes, check, describe, start_from, fit, track, original_payload.
 """
 
 import argparse
@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
+import TrainingRun
 import WaveSets
 from diffusion import schedules
-from engine import checkpoint, distributed, groups, loop, registry, run
+from engine import checkpoint, distributed, registry, run
 from engine.args import add_bool
-from engine.interruption import Interruption
 from engine.state import State
 from models.blocks.waves import check_length
 from scoring import plots
@@ -138,26 +138,6 @@ def describe(network, sets: WaveSets.Sets, args, log, device):
         log.line("no --valid_list: no checkpoint is chosen as best, the last one is the result")
 
 
-def prepare(net, args, device, batches: int, card: dict, trackers: dict, fixed: tuple[str, ...], log, start):
-    """Return the State of a run, gone on from its checkpoint where there is one, and what freezes parts of the network.
-
-    Args:
-        batches: of an epoch. trackers: see State. fixed: see engine.run.resume.
-        start: start() takes over the weights of --initial_model in a new run and returns a line.
-    """
-    optimizer = run.build_optimizer(net, args)
-    freezer = groups.freezer_of(net, args.freeze)
-    freezer.set_step(0)
-    scheduler, unit = run.build_scheduler(optimizer, args, max(1, batches // args.accumulate))
-    state = run.prepare(net, optimizer, args, device, scheduler, unit, card)
-    state.ema_warm_up, state.trackers = False, trackers
-    if not run.resume(state, log, args, fixed) and args.initial_model:
-        log.line(start())
-        run.restart_averages(state)
-    log.record(args, card["meta"]["versions"])
-    return state, freezer
-
-
 def start_from(network, path: str, read: Callable, copy: Callable) -> str:
     """Take over what a file's weights have in common with a network; return a line that says so.
 
@@ -191,9 +171,6 @@ def fit(
         settle: settle() is the end of an optimiser step, before anything is stored.
     """
 
-    def evaluate():
-        return distributed.gather_objects(judge() if distributed.is_main() else {})[0]
-
     def after_step(number):
         if settle:
             settle()
@@ -204,38 +181,14 @@ def fit(
         if after:
             after()
 
-    try:
-        code = loop.fit(
-            state, loader, step, evaluate if sets.valid else None, log, args,
-            before_step=run.freezing(state, freezer, args), after_step=after_step,
-        )  # fmt: skip
-    except loop.Diverged as error:
-        run.end(state, args, started, "diverged", {}, str(error))
-        raise
-    if not code:
-        with Interruption(saved=True):
-            if args.original_files:
-                write_files(state, args, original)
-            figures = finish(state.module, judge if sets.valid else None, args, log) if distributed.is_main() else {}
-            run.end(state, args, started, "done", figures)
-            distributed.gather_objects(None)  # a rank that only waits hears signals too
-    return code
+    def at_end():
+        if args.original_files:
+            write_files(state, args, original)
 
-
-def finish(module, judge: Callable | None, args, log) -> dict[str, float]:
-    """Judge the chosen weights and draw the curves of the run; return what result.json holds."""
-    folder, figures = Path(args.save_path), {}
-    if judge:
-        path = checkpoint.chosen(folder)
-        weights, _ = checkpoint.weights_of(checkpoint.read(path), path)
-        checkpoint.load_weights(module, weights, path)
-        module.eval()
-        figures = {name: value for name, value in judge().items() if name != "choose"}
-        log.line(f"{path}: " + ", ".join(f"{name} {value:.5f}" for name, value in figures.items()))
-    curves = folder / "result" / "training_curves.png"
-    plots.training_curves(curves, folder / "metrics.jsonl")
-    log.line(f"training curves {curves}")
-    return figures
+    return TrainingRun.fit(
+        state, freezer, loader, step, judge if sets.valid else None, log, args, started, after_step=after_step,
+        at_end=at_end,
+    )  # fmt: skip
 
 
 def original_payload(payload: dict, meta: dict, weights: dict | None = None) -> dict:

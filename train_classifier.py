@@ -14,6 +14,7 @@ import time
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in trainSpeakerNet.py
 
 import DiffusionNet
+import TrainingRun
 import WaveRecognition
 import WaveSets
 import WaveTraining
@@ -85,7 +86,7 @@ def train(args):
         return WaveTraining.start_from(net, args.initial_model, weights_to_start, net.start_from)
 
     trackers = WaveRecognition.trackers(device)
-    state, freezer = WaveTraining.prepare(net, args, device, len(loader), card, trackers, FIXED, log, start)
+    state, freezer = TrainingRun.prepare(net, args, device, len(loader), card, trackers, FIXED, log, start)
     step = WaveRecognition.step_of(state, args, speaker)
 
     def judge():

@@ -17,6 +17,7 @@ import torch
 
 import DiffusionNet
 import SampleConditions
+import TrainingRun
 import TrainingSamples
 import WaveSets
 import WaveTraining
@@ -118,7 +119,7 @@ def train(args):
         return WaveTraining.start_from(network, args.initial_model, weights_of, lambda w: copy_weights(network, w))
 
     buckets = {"": objective.TimeBuckets(device=device)}
-    state, freezer = WaveTraining.prepare(net, args, device, len(loader), card, buckets, FIXED, log, start)
+    state, freezer = TrainingRun.prepare(net, args, device, len(loader), card, buckets, FIXED, log, start)
 
     def step(batch):
         samples, label, t, eps, u, vector = batch

@@ -17,6 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in trainSpeakerNet.py
 import torch
 
 import EncoderPrediction
+import TrainingRun
 import VQVAENet
 import VQVAEStart
 import WaveRecognition
@@ -196,7 +197,7 @@ def train(args):
 
     usage = vq.CodeUsage(len(net.vq.dictionary), device)
     trackers = {"": objective.TimeBuckets(device=device), "codes_": usage}
-    state, freezer = WaveTraining.prepare(net, args, device, len(loader), card, trackers, FIXED, log, start)
+    state, freezer = TrainingRun.prepare(net, args, device, len(loader), card, trackers, FIXED, log, start)
     kept = old_labels(net, initial) if args.add_speakers else {}
 
     def step(batch):

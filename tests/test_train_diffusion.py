@@ -21,7 +21,7 @@ from engine import checkpoint
 from scheduler.anneal import anneal
 
 # The end of a run draws pictures, which has no part in this.
-NO_END = "import WaveTraining; WaveTraining.finish = lambda *a: {}\n"
+NO_END = "import TrainingRun; TrainingRun.finish = lambda *a: {}\n"
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from engine import checkpoint
 from models.blocks import labels, vq
 
 # The end of a run draws pictures, which has no part in this.
-NO_END = "import WaveTraining; WaveTraining.finish = lambda *a: {}\n"
+NO_END = "import TrainingRun; TrainingRun.finish = lambda *a: {}\n"
 SCRIPT = "train_vqvae.py"
 SMALL = {
     "base_channels": 2, "encoder": "wavegrad", "predictor": "wavegrad", "cond_mult": 4, "dictionary_size": 8,

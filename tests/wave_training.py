@@ -10,7 +10,7 @@ import pytest
 
 import models
 import train_diffusion
-import WaveTraining
+import TrainingRun
 from engine import checkpoint, registry
 from engine.log import RunLog
 
@@ -80,7 +80,7 @@ def train(folder, *data, script=train_diffusion, whole=False, **changes):
     """Run a script to its end in this process, without the pictures and the archive of the code unless `whole`."""
     with pytest.MonkeyPatch.context() as patch:
         if not whole:
-            patch.setattr(WaveTraining, "finish", lambda *a: {})
+            patch.setattr(TrainingRun, "finish", lambda *a: {})
             patch.setattr(RunLog, "record", lambda *a: None)
         assert script.main(words(folder, *data, script=f"{script.__name__}.py", **changes)) == 0
     return folder

@@ -2,10 +2,13 @@
 Entry points: Pair, make_likelihood, distribution, check_inputs, mean_over_frames, errors.
 """
 
+import inspect
+
 import torch
 from torch import nn
 
 from engine import registry
+from engine.args import nearest
 from models.blocks.gaussians import LIKELIHOODS, Gaussian, Normal
 
 
@@ -82,10 +85,27 @@ class Pair(nn.Module):
         return found if self.dims == 1 else found[:, None].expand(-1, z.shape[2], -1)
 
 
+def option_names(cls) -> list[str]:
+    """List what a backbone's class can be given but for in_channels, through the constructors that it hands on to."""
+    found = []
+    for part in cls.__mro__:
+        if "__init__" in vars(part):
+            parameters = inspect.signature(part.__init__).parameters.values()
+            found += [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+                break
+    return sorted(set(found) - {"self", "in_channels"})
+
+
 def _make(cls, name, in_channels, options):
+    options, known = options or {}, option_names(cls)
+    for option in options:
+        if option not in known:
+            near = nearest(str(option), known)
+            raise ValueError(f"options of {name}: there is no {option}{near}; there are {', '.join(known)}")
     try:
-        return cls(in_channels, **(options or {}))
-    except TypeError as error:  # an option it does not know, or one that is missing
+        return cls(in_channels, **options)
+    except TypeError as error:  # one that is missing, or of another type
         raise ValueError(f"options of {name}: {error}") from None
 
 
