@@ -53,16 +53,21 @@ class NoisyVersions:
 
     Args:
         kinds: those to draw from, by default all; clean_share: what stays clean.
+        snr_db: ratio of every file that is added, in place of those of SNR_DB; None for these.
 
     Raises:
         ValueError: an unknown kind, or a folder is missing or holds too few files (told before the work).
     """
 
-    def __init__(self, musan_path: str, rir_path: str, seed: int = 0, kinds=KINDS, clean_share: float = CLEAN_SHARE):
+    def __init__(
+        self, musan_path: str, rir_path: str, seed: int = 0, kinds=KINDS, clean_share: float = CLEAN_SHARE,
+        snr_db: float | None = None,
+    ):  # fmt: skip
         unknown = [kind for kind in kinds if kind not in KINDS]
         if unknown or not kinds:
             raise ValueError(f"kind of noise {', '.join(unknown) or 'none'}: choose from {', '.join(KINDS)}")
         self.seed, self.kinds, self.clean_share = seed, tuple(kinds), clean_share
+        self.ratios = SNR_DB if snr_db is None else dict.fromkeys(SNR_DB, (snr_db,))
         wanted = {part for kind in kinds for part in kind.split("+")}
         self.files = {}
         for kind in sorted(wanted - {"reverb"}):
@@ -112,7 +117,7 @@ class NoisyVersions:
 
     def _with(self, kind, wave, draw):
         """Add music or speakers that repeat to the length, or noises that follow each other, each at its own ratio."""
-        files, ratios = self.files[kind], SNR_DB[kind]
+        files, ratios = self.files[kind], self.ratios[kind]
         if kind == "noise":
             return self._noises(files, ratios, wave, draw)
         fewest, most = ADDITIVE[kind][0]
