@@ -42,7 +42,9 @@ class MelVerifier:
             options: of its AutoencoderNet.Features.
         """
         own = self.options
-        wrong = [f"{name} {own[name]}, not {value}" for name, value in options.items() if own.get(name) != value]
+        # dither is a step of 16 bits, which neither network hears
+        differ = [name for name, value in options.items() if name != "dither" and own.get(name) != value]
+        wrong = [f"{name} {own.get(name)}, not {options[name]}" for name in differ]
         if wrong:
             raise ValueError(f"--verifier {self.path} was trained on other features than {path}: {', '.join(wrong)}")
 

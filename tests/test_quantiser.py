@@ -348,3 +348,12 @@ def test_two_ranks_hold_the_codebook_of_one(tmp_path):
     for name, tensor in state.items():
         torch.testing.assert_close(first[0][name], tensor, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(first[1], gradient, rtol=1e-3, atol=1e-5)
+
+
+def test_positions_that_do_not_count_have_their_own_codes():
+    quantiser = Quantiser(4, 8, 2, start="normal").eval()
+    z = torch.randn(1, 4, 9, generator=torch.Generator().manual_seed(0))
+    some, none = torch.arange(9)[None] < 4, torch.zeros(1, 9, dtype=torch.bool)
+    for counted in (some, none):
+        found = quantiser(z, counted)
+        assert torch.equal(found.codes, quantiser.assign(z)) and torch.equal(found.z_q, quantiser(z).z_q)

@@ -120,12 +120,14 @@ class Quantiser(nn.Module):
         batch, _, width, _ = split.shape
         weights = torch.ones_like(split[:, 0, 0]) if counted is None else counted.reshape(batch, -1).to(z.dtype)
         rows = _as_rows(split.detach())
-        valid = rows.isfinite().all(-1).all(0) & (weights.flatten() > 0)  # one overflow would stay in the averages
-        rows = torch.where(valid[:, None], rows, 0.0)
+        finite = rows.isfinite().all(-1).all(0)  # one overflow would stay in the averages
+        valid = finite & (weights.flatten() > 0)
+        # those that do not count have their codes too: the decoder sees them beside those that do
+        assigned, rows = torch.where(finite[:, None], rows, 0.0), torch.where(valid[:, None], rows, 0.0)
         if self.training and not self._known_started:
             self._start(rows, valid)
         codebook = self.codebook.detach()
-        codes = self._nearest(rows, codebook)  # (groups, rows)
+        codes = self._nearest(assigned, codebook)  # (groups, rows)
         offsets = torch.arange(self.groups, device=z.device)[:, None] * self.codewords
         flat = codes + offsets
         found = functional.embedding(flat, self.codebook.flatten(0, 1))  # (groups, rows, width)
