@@ -10,7 +10,10 @@ import sys
 from conftest import ROOT
 from warm import warm
 
-FOLDERS = ("audio", "corpora", "diffusion", "engine", "loss", "models", "optimizer", "scheduler", "scoring")
+FOLDERS = (
+    *("audio", "backbones", "corpora", "diffusion", "engine"),
+    *("loss", "models", "optimizer", "scheduler", "scoring"),
+)
 
 SERVERS = {}  # {tree: its warm server}, started by the first run in it
 OPEN = contextlib.ExitStack()
