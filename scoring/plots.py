@@ -19,6 +19,10 @@ PANELS = (
     (("accuracy",), "Accuracy", "accuracy (%)"),
     (("veer", "train_eer"), "Equal error rate", "EER (%)"),
     (("mindcf",), "Detection cost", "minDCF"),
+    (("elbo", "valid_elbo"), "Evidence lower bound", "nats per dimension"),
+    (("mse", "valid_mse"), "Mean squared error", "MSE"),
+    (("perplexity", "epoch_perplexity", "valid_perplexity"), "Perplexity of the codes", "perplexity"),
+    (("codes_used", "valid_codes_used"), "Codes used", "codes"),
     (("lr",), "Learning rate", "learning rate"),
 )
 MOST_PANELS = 12
@@ -219,7 +223,9 @@ def training_curves(path, metrics_jsonl, window: int = 1) -> None:
         raise ValueError(f"{metrics_jsonl}: no scalar was recorded")
     panels = [panel for panel in PANELS if any(key in curves for key in panel[0])]
     first = {key for keys, _, _ in panels for key in keys}
-    panels += [((key,), key.replace("_", " "), key) for key in sorted(curves) if key not in first]
+    # those of single codebooks or channels, numbered, come last
+    rest = sorted(curves.keys() - first, key=lambda key: (key.rpartition("/")[2].isdigit(), key))
+    panels += [((key,), key.replace("_", " "), key) for key in rest]
     panels = panels[:MOST_PANELS]
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
