@@ -133,13 +133,18 @@ def restart_codes(net, state, tracker: CodeFigures):
 
 
 @torch.no_grad()
-def validate(net, loader) -> dict[str, float]:
+def validate(net, loader, show=None) -> dict[str, float]:
     """Return the scores over the chunks of a loader, each alike, and what it chooses a checkpoint by.
 
     The network must be in evaluation mode, where latents are means.
+
+    Args:
+        show: called with input and target (1, bins, frames) of the first chunk.
     """
     sums, count, usage, channels, frames = {}, 0, 0, 0, 0
     for x, target, mask, *_ in loader:
+        if show and not count:
+            show(x[:1], target[:1])
         out = net(x, target, mask)
         for field, name in SCORES.items():
             if hasattr(out, field):
@@ -159,15 +164,18 @@ def validate(net, loader) -> dict[str, float]:
 
 
 @torch.no_grad()
-def picture(net, loader, folder, log, step: int):
-    """Draw the first chunk of a loader, its reconstruction and its latents into reconstructions/ of the run folder."""
-    x, target, *_ = next(iter(loader))
-    x, target = x[:1], target[:1]
+def picture(net, x, target, folder, log, step: int):
+    """Draw a chunk (1, bins, frames), its reconstruction and its latents into reconstructions/ of the run folder.
+
+    One that is there stays: weights of an earlier step are judged again when the run ends.
+    """
+    path = folder / "reconstructions" / f"step_{step:06d}.png"
+    if path.exists():
+        return
     latents = net.encode(x)[0].flatten(0, -2).cpu().numpy()
     panels = {"original": target[0].cpu().numpy(), "reconstruction": net.reconstruct(x)[0].cpu().numpy()}
-    if target is not x and not torch.equal(x, target):
+    if not torch.equal(x, target):
         panels["what goes in"] = x[0].cpu().numpy()
-    path = folder / "reconstructions" / f"step_{step:06d}.png"
     quantiser = getattr(net, "quantiser", None)
     draw_reconstruction(path, panels, latents, quantiser.codewords if quantiser else 0, f"step {step}")
     log.picture("reconstruction", imread(path), step)

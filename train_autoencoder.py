@@ -157,9 +157,11 @@ def train(args):
         if hasattr(net, "quantiser"):
             LatentFigures.restart_codes(net, state, tracker)
 
+    def show(x, target):
+        LatentFigures.picture(net, x, target, Path(args.save_path), log, state.step)
+
     def judge():
-        LatentFigures.picture(net, valid_loader, Path(args.save_path), log, state.step)
-        return LatentFigures.validate(net, valid_loader)
+        return LatentFigures.validate(net, valid_loader, show)
 
     return TrainingRun.fit(
         state, freezer, loader, step, judge, log, args, started, before_step=before_step, after_step=after_step

@@ -24,4 +24,4 @@ def Scheduler(optimizer, warmup_steps=0, hold_steps=0, decay_steps=8000, decay_r
         raise ValueError(f"--decay_steps {decay_steps} and --decay_rate {decay_rate}: above 0, the rate at most 1")
     values = (lr, lowest, warmup_steps, hold_steps, decay_steps, decay_rate)
     hold_exponential(0, *values)  # rates that do not go together are told before the work
-    return StepSchedule(optimizer, lambda step: hold_exponential(step, *values) / lr), "iteration"
+    return StepSchedule(optimizer, lambda step: hold_exponential(step, *values) / (lr or 1)), "iteration"

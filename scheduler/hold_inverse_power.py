@@ -24,4 +24,4 @@ def Scheduler(optimizer, warmup_steps=0, hold_steps=0, decay_power=0.5, final_lr
         raise ValueError(f"--decay_power {decay_power}: must be above 0")
     values = (lr, lowest, warmup_steps, hold_steps, decay_power)
     hold_inverse_power(0, *values)  # rates that do not go together are told before the work
-    return StepSchedule(optimizer, lambda step: hold_inverse_power(step, *values) / lr), "iteration"
+    return StepSchedule(optimizer, lambda step: hold_inverse_power(step, *values) / (lr or 1)), "iteration"
