@@ -2,6 +2,7 @@
 Entry points: Subject, load_all, over_recordings, measure_all, hear_all.
 """
 
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,6 +41,10 @@ class Recordings(NamedTuple):
     scored: np.ndarray
     judged: np.ndarray
 
+    def key(self, number: int) -> int:
+        """Return what random draws for a recording follow from, beside the seed: its name, in whatever list."""
+        return zlib.crc32(self.names[number].encode())
+
 
 def load_all(paths: list[str], ema: str | None, verifier: MelVerifier | None) -> list[Subject]:
     """Return the autoencoders of checkpoints, on the CPU, each called like its run folder, or like its file.
@@ -70,22 +75,21 @@ def load_all(paths: list[str], ema: str | None, verifier: MelVerifier | None) ->
 class Waves(Dataset):
     """The recordings of `numbers`: (wave (samples,), its noisy version, or None without)."""
 
-    def __init__(self, paths: list[str], numbers: list[int], noisy=None):
-        self.paths, self.numbers, self.noisy = paths, numbers, noisy
+    def __init__(self, found: Recordings, numbers: list[int], noisy=None):
+        self.found, self.numbers, self.noisy = found, numbers, noisy
 
     def __len__(self):
         return len(self.numbers)
 
     def __getitem__(self, index):
         number = self.numbers[index]
-        wave = read_audio(self.paths[number])
-        # the noise follows from the seed and the place in the list alone
-        return wave, None if self.noisy is None else self.noisy(wave, 0, number)[0]
+        wave = read_audio(self.found.paths[number])
+        return wave, None if self.noisy is None else self.noisy(wave, 0, self.found.key(number))[0]
 
 
 @torch.inference_mode()
 def features_of(wave: np.ndarray, features, device, path: str):
-    """Return normalised features (1, bins, frames) of a wave (samples,), array or tensor, and which frames are speech, (frames,).
+    """Return normalised features (1, bins, frames) of a wave (samples,), and which frames (frames,) are speech.
 
     Raises:
         ValueError: the wave is too short for a frame (it is named).
@@ -111,7 +115,7 @@ def over_recordings(found: Recordings, features, each, args, device, words: str,
     rank, world = distributed.rank(), distributed.world_size()
     numbers = list(range(len(found.names))) if only is None else np.flatnonzero(only).tolist()
     own, rows, sums = numbers[rank::world], {}, {}
-    waves = Waves(found.paths, own, noisy)
+    waves = Waves(found, own, noisy)
     loader = watched(DatasetLoader.batch_loader(waves, args.nDataLoaderThread)) if own else ()
     progress = tqdm(zip(own, loader), words, len(own), unit="file", disable=True if rank else None, leave=False)
     for number, (wave, other) in progress:
@@ -164,7 +168,7 @@ def measure_all(subject: Subject, found: Recordings, args, device, verifier=None
                 totals["kl_per_channel"] = out.kl_per_channel.numpy()
                 totals["positions"] = np.prod(net.pair.shape(own.shape[2]))
                 if args.sample_latents:
-                    eps = noise_of(net, own.shape[2], sample_seed(args.seed, number), device)
+                    eps = noise_of(net, own.shape[2], sample_seed(args.seed, found.key(number)), device)
                     drawn = Reconstruction.measure(net, own, clean, longest, eps).scores
                     values |= {f"{name}_sampled": value for name, value in drawn.items() if name != "kldiv_z"}
         if verifier is not None and found.judged[number]:

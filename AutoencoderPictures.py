@@ -40,7 +40,7 @@ def draw(subject, found, args, device, folder: Path):
         if place < args.pictures:
             panels = {"original": x[0].cpu().numpy(), "reconstruction": made[0].cpu().numpy()}
             if hasattr(net, "posterior"):
-                eps = AutoencoderEvaluation.noise_of(net, x.shape[2], sample_seed(args.seed, number), device)
+                eps = AutoencoderEvaluation.noise_of(net, x.shape[2], sample_seed(args.seed, found.key(number)), device)
                 sampled = Reconstruction.measure(net, x, None, longest, eps).mean
                 panels["reconstruction from a sample of the latents"] = sampled.cpu().numpy()
             latents = as_rows(Reconstruction.encode(net, x, longest))

@@ -47,6 +47,7 @@ for part in (
     "_swap",
     "_diffusion",
     "_vqvae",
+    "_eval_autoencoder",
     "_autoencoder",
 ):
     for title, cases in importlib.import_module(f"wrong_cases{part}").CASES.items():
