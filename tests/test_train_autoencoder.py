@@ -261,19 +261,19 @@ def write_again(folder):
 def test_killed_it_goes_on_to_the_last_bit(server, corpus, tmp_path):
     def launch(folder, code=""):
         flags = words(
-            corpus, folder, max_steps=20, accumulate=2, batch_size=2, ema="0.9", save_steps=5, dead_after=2,
-            test_interval_steps=10, log_interval=4, mixedprec=True, iters_per_epoch=3, diversity_weight=0.2,
+            corpus, folder, max_steps=14, accumulate=2, batch_size=2, ema="0.9", save_steps=4, dead_after=2,
+            test_interval_steps=7, log_interval=4, mixedprec=True, iters_per_epoch=3, diversity_weight=0.2,
             chunk_frames=[24, 32],
         )  # fmt: skip
         return server.launch(*flags, script=SCRIPT, code=NO_END + code)
 
     whole, stopped = launch(tmp_path / "whole"), launch(tmp_path / "run", STEPS.format(seconds=0.02))
-    until(stopped, "STEP 12")
+    until(stopped, "STEP 8")
     stopped.kill()
     assert server.wait(stopped)[0] == -signal.SIGKILL
     code, text = server.wait(whole)
     assert code == 0, text
-    assert 10 <= last(tmp_path / "run")["training"]["counters"]["step"] < 20
+    assert 7 <= last(tmp_path / "run")["training"]["counters"]["step"] < 14
     code, text = server.wait(launch(tmp_path / "run"))
     assert code == 0 and "resumed from" in text, text
     assert differences(last(tmp_path / "whole"), last(tmp_path / "run")) == []

@@ -33,7 +33,8 @@ def fit(**changes):
         found = []
         for name, value in given.items():
             value = value(place) if callable(value) else value
-            found += [] if value is None else [f"--{name}", *([] if value is True else str(value).split("\0"))]
+            values = value if isinstance(value, list) else [value]
+            found += [] if value is None else [f"--{name}", *([] if value is True else values)]
         return found
 
     return flags
@@ -78,7 +79,7 @@ CASES = {
     "train_autoencoder.py": [
         Case("a network that does not exist", fit(model="VQVEA"), "--model VQVEA: not found, nearest: VQVAE"),
         Case("a network for another task", fit(model="UNet"), "is for the task diffusion"),
-        Case("a backbone that does not exist", fit(encoder="resnet3d"), "--encoder resnet3d: not found, nearest: resnet"),
+        Case("a backbone that does not exist", fit(encoder="resnet3d"), "--encoder resnet3d: not found, nearest"),
         Case("a decoder that does not exist", fit(decoder="lstm"), "--decoder lstm: not found"),
         Case("an option that does not exist", fit(encoder_options=options(stem_chanels=4)),
              "options of encoder resnet1d: there is no stem_chanels, nearest: stem_channels"),
@@ -108,7 +109,7 @@ CASES = {
         Case("chunks longer than all utterances", fit(chunk_frames="400"), "no utterance is left to train on"),
         Case("chunks that no utterance fills", fit(chunk_frames="400", longer_than_frames=0),
              "no utterance has 400 frames, the longest has"),
-        Case("the most before the least", fit(chunk_frames="40\00020"), "--chunk_frames 40 20: one length, or the least"),
+        Case("the most before the least", fit(chunk_frames=[40, 20]), "40 20: one length, or the least and the most"),
         Case("speakers with too few utterances", fit(least_utterances=8), "8 speakers with fewer than 8 longer ones"),
         Case("nothing left to validate on", fit(train_share=0.95), "leaves none to validate on"),
         Case("a list of no recordings", fit(train_list=silence("x.txt")), "x.txt: none of 9 recordings can be read"),
