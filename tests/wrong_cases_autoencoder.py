@@ -64,7 +64,7 @@ def trained(**changes):
     """Return a maker of the checkpoint of a run of one step."""
 
     def make(place):
-        words = fit(save_path=place.folder / "first", **changes)(place)
+        words = list(map(str, fit(save_path=place.folder / "first", **changes)(place)))
         assert train_autoencoder.main(words) == 0
         return place.folder / "first" / "checkpoints" / "last.pt"
 
@@ -86,7 +86,8 @@ CASES = {
         Case("an option of another backbone", fit(encoder_options=options(heads=2)), "there is no heads"),
         Case("an option that is missing", fit(encoder_options=options(strides=None)), "argument: 'strides'"),
         Case("no options at all", fit(encoder_options=None), "options of encoder resnet1d"),
-        Case("an option of another type", fit(encoder_options=options(channels="many")), "options"),
+        Case("options that make no network", fit(encoder_options=options(channels=-4)),
+             "channels -4 must be a whole number of at least 1"),
         Case("options that are no mapping", fit(encoder_options="deep"), "write names with values, e.g. a=1,b=[2,3]"),
         Case("options in options", fit(encoder_options="a={b: 1}"), "nested mappings and lists are not allowed"),
         Case("options with code", fit(encoder_options="{a: !!python/object/apply:os.getcwd []}"),
