@@ -76,6 +76,11 @@ def check(args, given: dict):
         raise ValueError("--denoising makes noisy versions of waves: leave --mel_cache out")
     if args.mel_cache and args.valid_list:
         raise ValueError("--valid_list is of waves: with --mel_cache give --valid_mel_cache")
+    idle = ["train_list", "train_path"] if args.mel_cache else []
+    idle += ["train_share"] if args.valid_list or args.valid_mel_cache else []
+    for name in idle:
+        if given.get(name, "config") != "config":
+            raise ValueError(f"--{name} does nothing with {'--mel_cache' if args.mel_cache else '--valid_list'}")
 
 
 def front_end_options(args) -> dict:

@@ -27,8 +27,8 @@ from engine.log import RunLog, run_main, versions
 from engine.state import seed_everything
 from models.blocks.gaussians import warm_up
 
-# what a run cannot change when it goes on
-FIXED = ("bins", "front_end", "denoising", "network")
+# what a run cannot change when it goes on, and likewise of the network's arguments
+FIXED = ("bins", "front_end", "denoising")
 NETWORK = ("encoder", "decoder", "encoder_options", "decoder_options", "latent_channels", "groups", "codewords")
 
 # ---------------------------------------------------------------- flags
@@ -126,7 +126,7 @@ def train(args):
     meta = {
         "bins": MelSets.BINS, "front_end": MelSets.front_end_options(args),
         "chunk_frames": [args.chunk_frames[0], args.chunk_frames[-1]], "denoising": args.denoising,
-        "network": {name: kwargs[name] for name in NETWORK if name in kwargs},
+        **{name: kwargs[name] for name in NETWORK if name in kwargs},
         "lists": dict(zip(("train", "valid"), lists)), "args": stored_args(args), "versions": versions(),
     }  # fmt: skip
     card = {"class": f"models.{args.model}", "kwargs": kwargs, "meta": meta}
@@ -137,8 +137,9 @@ def train(args):
         weights = AutoencoderNet.load(args.initial_model)[0].state_dict()
         return "; ".join(checkpoint.load_weights(net, weights, args.initial_model))
 
+    fixed = (*FIXED, *(name for name in NETWORK if name in kwargs))
     state, freezer = TrainingRun.prepare(
-        net, args, device, len(loader), card, trackers, FIXED, log, start, ema_warm_up=True
+        net, args, device, len(loader), card, trackers, fixed, log, start, ema_warm_up=True
     )  # fmt: skip
 
     def before_step(step):

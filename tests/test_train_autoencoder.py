@@ -181,7 +181,7 @@ def test_weights_of_another_run_and_changed_flags(trained, corpus, tmp_path):
     with pytest.raises(ValueError, match="was trained with denoising False, this command says True"):
         fit(corpus, tmp_path, max_steps=2, lr=0.0, final_lr=0.0, denoising=True, noise_kinds="reverb",
             rir_path=rooms(tmp_path))  # fmt: skip
-    with pytest.raises(ValueError, match="was trained with network"):
+    with pytest.raises(ValueError, match="was trained with encoder_options"):
         fit(corpus, tmp_path, max_steps=2, lr=0.0, final_lr=0.0, encoder_options=json.dumps(ENCODER | {"dropout": 0.1}))
 
 
@@ -226,7 +226,8 @@ def test_a_cache_of_features_trains_alike(corpus, tmp_path):
         pass
     flags = {"max_steps": 4, "log_interval": 1, "optimizer": "sgd", "lr": 1e-3, "final_lr": 0.0, "betas": None}
     waves = entries(fit(corpus, tmp_path / "a", **flags))
-    cached = entries(fit(corpus, tmp_path / "b", **flags, mel_cache=tmp_path / "mel"))
+    flags |= {"mel_cache": tmp_path / "mel", "train_list": None, "train_path": None}
+    cached = entries(fit(corpus, tmp_path / "b", **flags))
     for one, other in zip(waves, cached, strict=True):
         assert other["loss"] == pytest.approx(one["loss"], rel=1e-3)
 
@@ -236,7 +237,7 @@ def test_lengths_batches_and_a_list_to_validate_on(corpus, tmp_path, capsys):
     (tmp_path / "valid.txt").write_text("\n".join(lines[-2:]))
     folder = fit(
         corpus, tmp_path / "a", **of("AE", chunk_frames=[20, 40]), max_steps=2, effective_batch=7,
-        valid_list=tmp_path / "valid.txt", valid_path=corpus,
+        valid_list=tmp_path / "valid.txt", valid_path=corpus, train_share=None,
     )  # fmt: skip
     meta, text = last(folder)["meta"], capsys.readouterr().out
     assert meta["chunk_frames"] == [20, 40] and meta["lists"]["valid"]["utterances"] == 2

@@ -44,6 +44,10 @@ def vae(**changes):
     return fit(**{"model": "VAE", "groups": None, "codewords": None, **changes})
 
 
+def cached(**changes):
+    return fit(**{"train_list": None, "train_path": None, **changes})
+
+
 def silence(name):
     """Return a maker of a list that names recordings which are not there."""
     return file(name, "".join(f"a a/{number}.wav\n" for number in range(9)))
@@ -115,22 +119,28 @@ CASES = {
         Case("nothing left to validate on", fit(train_share=0.95), "leaves none to validate on"),
         Case("a list of no recordings", fit(train_list=silence("x.txt")), "x.txt: none of 9 recordings can be read"),
         Case("a list that is not there", fit(train_list="gone.txt"), "gone.txt: no such folder or list"),
-        Case("a list to validate on of no recordings", fit(valid_list=silence("v.txt")), "v.txt: none of 9 recordings"),
+        Case("a list to validate on of no recordings", fit(valid_list=silence("v.txt"), train_share=None),
+             "v.txt: none of 9 recordings"),
         Case("a prefix of nothing", fit(valid_path="x"), "--valid_path works with --valid_list"),
         Case("noise without folders", fit(denoising=True), "--musan_path"),
         Case("noise without rooms", fit(denoising=True, noise_kinds="reverb", rir_path="rooms"),
              "--rir_path: rooms does not exist"),
         Case("kinds of noise without denoising", fit(noise_kinds="music"), "--noise_kinds works with --denoising"),
         Case("noisy versions of a cache", fit(denoising=True, mel_cache="mel"), "leave --mel_cache out"),
-        Case("a cache that is not there", fit(mel_cache="mel"), "mel: holds no cache of features"),
-        Case("a cache of other features", fit(mel_cache=cache(0.0)), "write the cache anew, or train with its options"),
+        Case("a cache that is not there", cached(mel_cache="mel"), "mel: holds no cache of features"),
+        Case("a cache of other features", cached(mel_cache=cache(0.0)),
+             "write the cache anew, or train with its options"),
         Case("waves to validate a cache", fit(mel_cache="mel", valid_list="v.txt"), "give --valid_mel_cache"),
+        Case("a list beside a cache", fit(mel_cache="mel"), "--train_list does nothing with --mel_cache"),
+        Case("a share beside a list to validate on", fit(valid_list="v.txt"),
+             "--train_share does nothing with --valid_list"),
         Case("two ways to say the batch", fit(accumulate=2, effective_batch=8), "give one of them"),
         Case("more batches a step than an epoch has", fit(accumulate=500), "fewer than --accumulate 500"),
         Case("a schedule above its rate", fit(lr=1e-6), "--final_lr 1e-05 is above --lr 1e-06"),
         Case("first weights of another width", fit(initial_model=trained(), latent_channels=4), "does not fit"),
         Case("first weights of a verifier", fit(initial_model=of_a_verifier), "is for the task speaker"),
-        Case("a run of another network", fit(save_path=lambda p: trained()(p).parents[1], groups=4), "groups"),
+        Case("a run of another network", fit(save_path=lambda p: trained()(p).parents[1], groups=4),
+             "was trained with groups 2, this command says 4"),
         Case("images", fit(channels_last=True), "--channels_last does nothing here"),
     ],
 }  # fmt: skip
