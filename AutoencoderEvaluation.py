@@ -1,5 +1,5 @@
 """Autoencoders of features on a list of recordings: scores, codes in use, and what a verifier still recognises.
-Entry points: Subject, load_all, over_recordings, measure_all, hear_all.
+Entry points: Subject, load, load_all, over_recordings, measure_all, hear_all.
 """
 
 import zlib
@@ -46,6 +46,19 @@ class Recordings(NamedTuple):
         return zlib.crc32(self.names[number].encode())
 
 
+def load(path: str, device, ema: str | None) -> Subject:
+    """Return the autoencoder of a checkpoint, called like its file.
+
+    Raises:
+        FileNotFoundError, ValueError: the file is missing, holds no autoencoder, or does not say its features.
+    """
+    net, card = AutoencoderNet.load(path, device, ema)
+    try:
+        return Subject(Path(path).stem, path, net, card, AutoencoderNet.features_of(card, device))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
 def load_all(paths: list[str], ema: str | None, verifier: MelVerifier | None) -> list[Subject]:
     """Return the autoencoders of checkpoints, on the CPU, each called like its run folder, or like its file.
 
@@ -54,11 +67,9 @@ def load_all(paths: list[str], ema: str | None, verifier: MelVerifier | None) ->
     """
     found = []
     for path in paths:
-        net, card = AutoencoderNet.load(path, "cpu", ema)
-        features = AutoencoderNet.features_of(card)
+        found.append(load(path, "cpu", ema))
         if verifier is not None:
-            verifier.check(features.options, path)
-        found.append(Subject("", path, net, card, features))
+            verifier.check(found[-1].features.options, path)
     of_run = [Path(path).parent.name == "checkpoints" for path in paths]
     names = [Path(path).resolve().parents[1].name if run else Path(path).stem for path, run in zip(paths, of_run)]
     twice = [names.count(name) > 1 for name in names]

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 import AutoencoderEvaluation
-import AutoencoderNet
 import CodeFiles
 import Reconstruction
 from audio import lists
@@ -69,8 +68,7 @@ def main(argv=None):
     check_ranges(args, RANGES)
     check_together(args, given)
     device = distributed.device_of(args)
-    net, card = AutoencoderNet.load(args.checkpoint, device, args.ema)
-    features = AutoencoderNet.features_of(card, device)
+    _, _, net, _, features = AutoencoderEvaluation.load(args.checkpoint, device, args.ema)
     check_network(args, given, net)
     mean = mean_features(args.mean_of, features, device) if args.wav else None
     sha256 = CodeFiles.model_hash(net)

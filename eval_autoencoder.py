@@ -139,8 +139,8 @@ def evaluate(args):
             AutoencoderPictures.draw(subject, found, args, device, folder / subject.name)
     noisy_rows = measure_noisy(subjects, found, conditions, verifier, test, args, device, folder)
     if distributed.is_main():
-        for values in originals.values():
-            reconstruction_plots.draw_bins(folder / "bins.png", errors, values["variance"].mean(0))
+        variance = next(iter(originals.values()))["variance"].mean(0)
+        reconstruction_plots.draw_bins(folder / "bins.png", errors, variance)
         report(rows, noisy_rows, found, test, args, folder)
 
 
