@@ -240,7 +240,8 @@ ALLOWED = {
         "audio.log_mel",
         "audio.masks",
         "audio.backend",
-        "engine.registry",  # an autoencoder names its backbones
+        "engine.registry",  # an autoencoder names its backbones, and their options
+        "engine.args",
     },
     "backbones": {"torch", "models.blocks"},
     "loss": {"torch", "loss"},
