@@ -144,8 +144,8 @@ def sample_batches(paths: list[str], args, rate: int, encoding: str) -> DatasetL
     )
 
 
-def window_batches(args, encoding: str, say) -> DatasetLoader.Batches:
-    """Return batches of windows of --data_dir, evenly spaced."""
+def window_batches(args, encoding: str, say) -> tuple[DatasetLoader.Batches, list[str]]:
+    """Return batches of windows of --data_dir, evenly spaced, and who speaks in each window."""
     data = DatasetLoader.wave_windows(args.data_dir, args.seconds, args.spacing_seconds, encoding, args.data_path, say)
     count = args.num_samples or min(MOST_WINDOWS, len(data))
     if len(data) < count:
@@ -153,7 +153,18 @@ def window_batches(args, encoding: str, say) -> DatasetLoader.Batches:
     numbers = list(evenly(len(data), count))
     say(f"{count} of {len(data)} windows, evenly spaced")
     batches = [numbers[i : i + args.batch_size] for i in range(0, count, args.batch_size)]
-    return DatasetLoader.Batches(lambda number: data[number]["samples"], batches)
+    who = [data.speakers[label] for label in data.labels[numbers]]
+    return DatasetLoader.Batches(lambda number: data[number]["samples"], batches), who
+
+
+def told_speakers(args, paths: list[str]) -> list[str]:
+    """Return whom each sample is of by the manifest of --sample_dir, "" for nobody; empty without manifest."""
+    manifest = Path(args.sample_dir, MANIFEST)
+    if not manifest.is_file():
+        return []
+    told = read_metadata(manifest)
+    speaker_of = dict(zip(told.audio, told.speakers or [""] * len(told.audio)))
+    return [speaker_of[Path(path).name] for path in paths]
 
 
 # ---------------------------------------------------------------- judging
@@ -169,7 +180,10 @@ def judge(args):
     encoding = DiffusionNet.encoding_of(card, args.encoding, args.checkpoint_path)
     if 0 < args.seconds * SAMPLE_RATE < network.rate:
         raise ValueError(f"--seconds {args.seconds:g}: the classifier needs at least {network.rate / SAMPLE_RATE:g}")
-    batches = sample_batches(paths, args, network.rate, encoding) if paths else window_batches(args, encoding, say)
+    if paths:
+        batches, who = sample_batches(paths, args, network.rate, encoding), told_speakers(args, paths)
+    else:
+        batches, who = window_batches(args, encoding, say)
     features, log_probs = classify(network, batches, args, device)
     verified = verify(args, paths, intended, device, say) if intended else {}
     if not distributed.is_main():
@@ -178,6 +192,7 @@ def judge(args):
         "checkpoint": Path(args.checkpoint_path).name, "sha256": checkpoint.file_hash(args.checkpoint_path),
         "ema": args.ema, "class": card["class"], "source": args.sample_dir or " ".join(args.data_dir),
         "seconds": args.seconds, "encoding": encoding, "mixedprec": args.mixedprec, **verified,
+        **recognised(who, card["meta"].get("speakers") or [], log_probs),
     }  # fmt: skip
     score = class_score_measured(log_probs, args.bootstrap, args.seed)
     span = f" (95 % interval {score.interval[0]:.4g} to {score.interval[1]:.4g})" if score.interval else ""
@@ -218,6 +233,21 @@ def classify(network, batches, args, device: torch.device) -> tuple[np.ndarray, 
     numbers = [number for r in range(world) for batch in batches.batches[r::world] for number in batch]
     order = np.argsort(numbers)
     return features[order], log_probs[order]
+
+
+def recognised(who: list[str], speakers: list[str], log_probs: np.ndarray) -> dict:
+    """Say how many samples or windows the classifier takes for the speaker that they are of; return the figures.
+
+    Args:
+        who: the speaker of each, "" where unknown. speakers: names of the classes.
+    """
+    known = [row for row, name in enumerate(who) if name in speakers]
+    if not known:
+        return {}
+    classes = np.array([speakers.index(who[row]) for row in known])
+    accuracy = 100 * float((log_probs[known].argmax(1) == classes).mean())
+    print(f"taken for the speaker they are of: {accuracy:.1f} % of {len(known)}, {100 / len(speakers):.2g} % by chance")
+    return {"accuracy": accuracy, "accuracy_of": len(known)}
 
 
 # ---------------------------------------------------------------- the intended speaker

@@ -98,6 +98,26 @@ def test_npz_samples_are_judged_as_files(judge, samples, tmp_path):
     np.testing.assert_allclose(found.features, files.features[:2], rtol=1e-5, atol=1e-6)
 
 
+def test_how_many_are_taken_for_their_speaker(judge, samples, tmp_path, capsys):
+    files = [f"{number}.wav" for number in range(4)]
+    for name in files:
+        (tmp_path / name).symlink_to(samples / name)
+    waves = [
+        np.pad(read_wave(samples / name)[:2000], (0, max(0, 2000 - len(read_wave(samples / name))))) for name in files
+    ]
+    taken = [wave_models.SPEAKERS[place] for place in judged(judge, waves)[1].argmax(1)]
+    other = next(name for name in wave_models.SPEAKERS if name != taken[1])
+    told = [taken[0], other, taken[2], "somebody"]
+    write_metadata(tmp_path / "manifest.csv", Metadata("", "", files, files, told))
+    found = stat(judge, tmp_path / "s.npz", sample_dir=tmp_path, seconds=0.125)
+    assert found.meta["accuracy"] == pytest.approx(200 / 3) and found.meta["accuracy_of"] == 3
+    assert "taken for the speaker they are of: 66.7 % of 3, 33 % by chance" in capsys.readouterr().out
+    tones = wave_models.classifier(tmp_path / "tones.pt", Tones(1000).speakers)
+    found = stat(tones, tmp_path / "t.npz", data_dir="tones", seconds=0.0625, num_samples=6)
+    own = judged(tones, [Tones(samples=1000)[index]["samples"] for index in range(0, 30, 5)])[1].argmax(1)
+    assert found.meta["accuracy"] == pytest.approx(100 * np.mean(own == np.arange(0, 30, 5) % 3))
+
+
 # ---------------------------------------------------------------- the intended speaker
 
 

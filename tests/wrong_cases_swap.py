@@ -63,7 +63,7 @@ CASES = {
     "sample_vqvae.py": [
         Case("nothing to say again", again(input_file=None), "--input_file is missing"),
         Case("a file that is not there", again(input_file="gone.wav"), "--input_file gone.wav: no such file or folder"),
-        Case("a folder without audio", again(input_file=folder("d", "a.txt")), "--input_file d: holds no .wav"),
+        Case("a folder without audio", again(input_file=folder("d", "a.txt")), "d: holds no .wav"),
         Case("a file that is no audio", again(input_file=file("x.wav", b"x")), "x.wav: cannot be read as audio"),
         Case("an ending that no file has here", again(out="a.mp3"), "must end in .wav, .flac, .npz"),
         Case("another format than the file's", again(format="flac"), "one sample's file must end in .flac"),
@@ -124,7 +124,7 @@ CASES = {
         Case("no place for the result", swap(out=None), "--out is missing"),
         Case("a voice that is not there", swap(to="berta"), "no speaker 'berta'"),
         Case("a list of a speaker that is no voice", swap(to=of_speaker("carla")), "speaker 'carla' is no voice"),
-        Case("a list without speakers", swap(to=file("l.txt", "a.wav\n")), "--to l.txt: 1 of 1 files looked at"),
+        Case("a list without speakers", swap(to=file("l.txt", "a.wav\n")), "l.txt: 1 of 1 files looked at"),
         Case("a network without voices", swap(first=vqvae(labels=False)), "it has one voice"),
         Case("two voices for one file", swap(to=["anna", "carl"]), "--out"),
         Case("a search without recording", search(input_file=None), "--input_file is missing for --search"),
