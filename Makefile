@@ -1,6 +1,7 @@
 # Two commands do all the set-up: `make demo` trains and evaluates on an embedded corpus, `make test` runs the tests.
 # `make demo-attributes` makes binary attributes of the same voices, likelihood ratios, and pages that explain them.
 # `make demo-diffusion` trains a network that makes ten of these voices out of noise, and judges what it makes.
+# `make demo-autoencoder` makes a few hundred bits a second of these voices, and asks a verifier what is left of them.
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -11,7 +12,11 @@ MADE := exps/demo_diffusion
 SAMPLED := --num_samples 48 --batch_size 16 --sampler dpmpp_2m --steps 25 --time_map square --constrain
 JUDGED := --checkpoint_path $(MADE)/classifier/checkpoints/last.pt --seconds 0.256 --batch_size 16
 
-.PHONY: demo demo-attributes demo-diffusion test lint clean
+CODED := exps/demo_autoencoder
+NETWORKS := $(CODED)/vae/checkpoints/last.pt $(CODED)/vqvae/checkpoints/last.pt
+RECORDING := $(VOICES)/spk0005/session0/00000.wav
+
+.PHONY: demo demo-attributes demo-diffusion demo-autoencoder test lint clean
 
 $(VENV)/.installed: requirements.txt requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "voxlab needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; try: make PYTHON=python3.12")'
@@ -55,6 +60,22 @@ demo-diffusion: $(VENV)/.installed
 	@echo "Frechet score: distance from held-out speech, lower is better; the first is of an untrained network, the last of the samples."
 	@echo "Class score: 1 where no sample is anybody's voice, up to 10 where each is clearly one of the ten. docs/diffusion.md goes on."
 
+demo-autoencoder: $(VENV)/.installed
+	$(PY) dataprep.py --synthetic --save_path data --test_speakers 20 --dev_speakers 10
+	$(PY) trainSpeakerNet.py --config configs/generative/demo_verifier.yaml
+	$(PY) train_autoencoder.py --config configs/generative/demo_vae.yaml
+	$(PY) train_autoencoder.py --config configs/generative/demo_vqvae.yaml
+	$(PY) eval_autoencoder.py $(NETWORKS) --test_list $(VOICES)/veri_test.txt --test_path $(VOICES) \
+	  --verifier $(CODED)/verifier/checkpoints/best.pt --trials $(VOICES)/veri_test.txt \
+	  --pictures 4 --wavs 4 --save_path $(CODED)/table
+	$(PY) code_speech.py $(CODED)/vqvae/checkpoints/last.pt --encode $(RECORDING) --out $(CODED)/speech.codes
+	$(PY) code_speech.py $(CODED)/vqvae/checkpoints/last.pt --decode $(CODED)/speech.codes --out $(CODED)/speech.npz \
+	  --wav --mean_of $(RECORDING)
+	@echo "Look at $(CODED)/table/{vae,vqvae}/pictures, listen to the wavs beside them: both sides are by Griffin-Lim."
+	@echo "MSE: squared error of the features, where saying their mean costs their variance; lower is better. ELBO/dim: higher is."
+	@echo "EER: how often the verifier errs on reconstructions, beside the originals; the difference is what is lost of the voice."
+	@echo "$(CODED)/speech.codes is a recording at 600 bits a second, $(CODED)/speech.wav what comes back. docs/generative.md goes on."
+
 # One thread per test process: the processes share the cores.
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto
@@ -64,4 +85,4 @@ lint: $(VENV)/.installed
 	$(PY) -m ruff format --check .
 
 clean:
-	rm -rf exps/demo $(SHOWN) $(MADE) $(VOICES)
+	rm -rf exps/demo $(SHOWN) $(MADE) $(CODED) $(VOICES)

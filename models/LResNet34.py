@@ -34,6 +34,8 @@ class MainModel(SpeakerNetwork):
 
     def __init__(self, nOut=256, n_mels=80, width=16):
         super().__init__(self.ENCODERS[0])
+        if width < 1:
+            raise ValueError(f"--width {width}: must be at least 1")
         self.log_mel = LogMel(n_mels)
         channels = [width * 2**stage for stage in range(len(STRIDES))]
         self.trunk = ImageStack(1, width, 3, STAGES[34], channels, 3, STRIDES, activation="relu6")
@@ -44,8 +46,9 @@ class MainModel(SpeakerNetwork):
 
     @staticmethod
     def add_arguments(parser):
-        """Change the defaults of flags to those of this network."""
+        """Change the defaults of flags to those of this network and add its width."""
         parser.set_defaults(nOut=256, n_mels=80)
+        parser.add_argument("--width", type=int, default=16, help="LResNet34: channels of its first stage")
 
     def raw_features(self, wave):
         """Return log-mel features (batch, n_mels, frames), float32, of `wave` (batch, samples) in [-1, 1]."""
