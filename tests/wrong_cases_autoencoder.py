@@ -4,7 +4,8 @@ Entry point: CASES, as in wrong_cases.py.
 
 import json
 
-from wrong_inputs import Case, file
+from wrong_cases_data import words
+from wrong_inputs import Case, file, train
 
 import train_autoencoder
 from audio.log_mel import LogMel
@@ -142,5 +143,16 @@ CASES = {
         Case("a run of another network", fit(save_path=lambda p: trained()(p).parents[1], groups=4),
              "was trained with groups 2, this command says 4"),
         Case("images", fit(channels_last=True), "--channels_last does nothing here"),
+    ],
+    "dataprep.py": [
+        Case("a cache of a list that is not there", words("--mel_cache", "gone.txt"), "gone.txt: no such f"),
+        Case("a cache of no recordings", words("--mel_cache", silence("x.txt")), "x.txt: none of 9 recordings"),
+        Case("a cache of a type that is not kept", words("--mel_cache", silence("x.txt"), "--mel_type", "int8"),
+             "invalid choice: 'int8'"),
+        Case("a cache with less than no dither", words("--mel_cache", silence("x.txt"), "--mel_dither", -1),
+             "--mel_dither -1.0: must be at least 0"),
+    ],
+    "Names and flags": [
+        Case("a verifier without channels", train(model="LResNet34", width=0), "--width 0: must be at least 1"),
     ],
 }  # fmt: skip
