@@ -131,13 +131,13 @@ TYPED = [a for a in PARSER._actions if a.type in (int, float, parse_bool) or a.c
 
 @pytest.mark.parametrize("action", TYPED, ids=lambda action: action.dest)
 def test_every_flag_refuses_what_is_not_of_its_type(action, tmp_path, capsys):
-    flag = action.option_strings[0]
+    flag, words = action.option_strings[0], ["abc"] * (action.nargs if isinstance(action.nargs, int) else 1)
     with pytest.raises(SystemExit) as ended:
-        parse(PARSER, [flag, "abc"])
+        parse(PARSER, [flag, *words])
     errors = capsys.readouterr().err.splitlines()
     assert ended.value.code == 2 and len(errors) == 1, errors
     assert errors[0].startswith("error: ") and flag in errors[0] and "'abc'" in errors[0]
-    (tmp_path / "c.yaml").write_text(f"{action.dest}: abc\n")
+    (tmp_path / "c.yaml").write_text(f"{action.dest}: {'abc' if len(words) == 1 else '[abc, abc]'}\n")
     with pytest.raises(ValueError, match=rf"c\.yaml: {action.dest}: 'abc' is "):
         parse(PARSER, ["--config", str(tmp_path / "c.yaml")])
 
