@@ -4,10 +4,11 @@ Entry points: add_arguments, fill.
 
 from tqdm import tqdm
 
-from audio.log_mel import GRIDS, LogMel
-from audio.mel_cache import TYPES, write_cache
 from audio.wave_sources import find_recordings
 from corpora.disk import full_disk_named
+
+# as audio.mel_cache.TYPES and audio.log_mel.GRIDS, which would load torch for every other stage
+TYPES, GRIDS = ("float16", "float32"), ("511", "512")
 
 
 def add_arguments(parser, stages):
@@ -36,6 +37,9 @@ def fill(args, say=print):
     Raises:
         FileNotFoundError, ValueError: nothing that can be read. OSError: the disk is full.
     """
+    from audio.log_mel import LogMel
+    from audio.mel_cache import write_cache
+
     found = find_recordings(args.mel_cache, args.mel_from)
     for line in (found.describe(), *found.list.notes):
         say(line)

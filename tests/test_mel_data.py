@@ -5,6 +5,7 @@ import pytest
 import soundfile
 import torch
 
+from audio import log_mel, mel_cache
 from audio.bad_files import BadFiles
 from audio.io import read_audio
 from audio.log_mel import LogMel, frames_of, sliding_normalisation
@@ -12,6 +13,7 @@ from audio.mel_cache import MelCache, write_cache
 from audio.mel_data import least_frames, mel_chunks, mel_loader
 from audio.mel_sampler import ChunkSampler, FixedSampler, split_by_speaker, usable
 from audio.noisy_versions import KINDS, SNR_DB, NoisyVersions, find_rooms
+from corpora import mel_features
 
 CHUNK = 60
 
@@ -69,6 +71,10 @@ def equal(a, b):
 
 
 # ---------------------------------------------------------------- lists and sampler
+
+
+def test_flags_of_the_cache_know_its_choices():
+    assert (mel_features.TYPES, mel_features.GRIDS) == (mel_cache.TYPES, log_mel.GRIDS)
 
 
 def test_short_utterances_go_before_speakers_with_few():
