@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from audio.augment import Augmenter
-from audio.bad_files import BadFiles
+from audio.bad_files import BadFiles, noted
 from audio.batch_augment import BatchAugmenter
 from audio.batch_speed import Speeds
 from audio.crops import crop_samples, eval_crops, eval_starts
@@ -193,8 +193,7 @@ class TrainLoader:
         self.batch_sampler, self.speeds, self.augmenter = loader.batch_sampler, speeds, augmenter
 
     def __iter__(self):
-        for batch in watched(self.loader):
-            self.bad_files.note(batch.pop("bad"))
+        for batch in noted(watched(self.loader), self.bad_files):
             label = batch["label"].to(self.device, non_blocking=True)
             yield finish(batch, self.device, self.speeds, self.augmenter), label
 
@@ -356,12 +355,7 @@ class WaveLoader:
         return len(self.batch_sampler)
 
     def __iter__(self):
-        for batch in watched(self.loader):
-            bad = batch.pop("bad")
-            if bad and self.bad_files is None:
-                raise ValueError(bad[0][1])
-            if bad:
-                self.bad_files.note(bad)
+        for batch in noted(watched(self.loader), self.bad_files):
             yield tuple(batch[name].to(self.device, non_blocking=True) for name in ("samples", "label", "utterance"))
 
 

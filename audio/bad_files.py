@@ -1,5 +1,5 @@
 """Recordings that could not be read while training: counted, listed in bad_files.txt, and too many of them end the run.
-Entry point: BadFiles(path, recordings, percent).note(found).
+Entry points: BadFiles(path, recordings, percent).note(found), noted(batches, bad_files).
 """
 
 from pathlib import Path
@@ -44,3 +44,18 @@ class BadFiles:
                 f"warning: {len(self.known)} recordings cannot be read and are replaced by others of their speaker, "
                 f"e.g. {next(iter(new.values()))}; listed in {self.path}"
             )
+
+
+def noted(batches, bad_files: BadFiles | None):
+    """Yield batches without their entry "bad", the (name, reason) pairs of what could not be read, once it is noted.
+
+    Raises:
+        ValueError: something could not be read and there is no `bad_files` to bear it.
+    """
+    for batch in batches:
+        bad = batch.pop("bad")
+        if bad and bad_files is None:
+            raise ValueError(bad[0][1])
+        if bad:
+            bad_files.note(bad)
+        yield batch

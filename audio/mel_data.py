@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from audio.bad_files import BadFiles
+from audio.bad_files import BadFiles, noted
 from audio.io import AudioFile
 from audio.log_mel import SHIFT_SAMPLES, frames_of, sliding_normalisation
 from audio.mel_cache import MelCache
@@ -219,12 +219,7 @@ class MelLoader:
         return len(self.batch_sampler)
 
     def __iter__(self):
-        for batch in watched(self.loader):
-            bad = batch.pop("bad")
-            if bad and self.bad_files is None:
-                raise ValueError(bad[0][1])
-            if bad:
-                self.bad_files.note(bad)
+        for batch in noted(watched(self.loader), self.bad_files):
             yield self._finish(batch)
 
     def _finish(self, batch):
